@@ -11,6 +11,7 @@ It imports nothing from the rest of testbed, so its image needs only this folder
 ``python3 -m agent signal``  in one host's process namespace: signal a program (testbed.agent.processes)
 ``python3 -m agent files``   in the same: write and read a host's files, as its programs see them (testbed.agent.files)
 ``python3 -m agent local``   the switch and all hosts of a local lab (testbed.agent.namespaces)
+``python3 -m agent owners``  files of images in a user's own user namespace (testbed.agent.subordinate)
 ``python3 -m agent machine`` a carried kernel that runs a program; ``first`` in that kernel (testbed.agent.machine)
 ``python3 -m agent virtual`` the same with a simulated clock; ``simulated`` in that kernel (testbed.agent.virtual)
 """

@@ -19,6 +19,7 @@ from . import (
     protocol,
     search_path,
     sockets,
+    subordinate,
     virtual,
 )
 
@@ -28,7 +29,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="agent", description="testbed's agent; speaks JSON lines on stdin and stdout")
     parser.add_argument(
         "role",
-        choices=("ports", "capture", "inside", "signal", "files", "local", "machine", "first", "virtual", "simulated"),
+        choices=(
+            "ports",
+            "capture",
+            "inside",
+            "signal",
+            "files",
+            "local",
+            "owners",
+            "machine",
+            "first",
+            "virtual",
+            "simulated",
+        ),  # fmt: skip
     )
     parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
     parser.add_argument("--passing", type=int, help="local: descriptor of the socket where descriptors arrive")
@@ -41,6 +54,8 @@ def main() -> int:
     os.environ["PATH"] = search_path()
     if role.role == "local":
         return namespaces.serve(tag=role.tag, passing=role.passing, owner=role.owner)
+    if role.role == "owners":
+        return subordinate.give_owners()
     if role.role == "machine":
         return machine.outside(log=role.log, status=role.status)
     if role.role == "first":

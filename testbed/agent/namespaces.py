@@ -15,7 +15,7 @@ import socket
 import sys
 from pathlib import Path
 
-from . import kernelcalls, protocol
+from . import kernelcalls, protocol, subordinate
 from .helpers import Helpers
 from .hosts import Hosts
 from .ports import AttachedPorts
@@ -34,33 +34,28 @@ def serve(*, tag: str, passing: int, owner: int | None) -> int:
     ``passing``: the descriptor of the socket for `Tickets`; ``owner``: the owner's pidfd.
     """
     try:
-        rootless = enter()
+        users = enter()
     except OSError as error:
         os.write(2, f"{error}\n".encode())
         return UNFIT
     first = os.fork()
     if first == 0:
-        _be_first(tag, passing, owner, may_change_user=not rootless)
+        _be_first(tag, passing, owner, may_change_user=users)
     for descriptor in (0, 1, passing):
         os.close(descriptor)
     return _keep(first, owner)
 
 
 def enter() -> bool:
-    """Create new namespaces for our children; returns whether that needed a user namespace."""
-    uid, gid = os.geteuid(), os.getegid()
-    rootless = False
+    """Create new namespaces for our children; returns whether these have users besides root."""
+    users = True
     try:
         kernelcalls.unshare(kernelcalls.NEWPID)
     except PermissionError:
-        kernelcalls.unshare(kernelcalls.NEWUSER)
-        rootless = True
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+        users = subordinate.become_root()
         kernelcalls.unshare(kernelcalls.NEWPID)
     kernelcalls.unshare(kernelcalls.NEWNS | kernelcalls.NEWNET | kernelcalls.NEWIPC | kernelcalls.NEWUTS)
-    return rootless
+    return users
 
 
 def _keep(first: int, owner: int | None) -> int:

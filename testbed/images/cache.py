@@ -15,15 +15,15 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from testbed.errors import ImageBuildError
-from testbed.images.unpack import Lost
+from testbed.images.unpack import Lost, OwnedFile
 
 _RECIPE = 1
 """Incremented when images are unpacked differently."""
@@ -57,15 +57,27 @@ class CachedImage:
         return self.folder / "root"
 
 
+class Owners(Protocol):
+    """Gives files the owners that this user cannot give."""
+
+    def give(self, root: Path, files: Sequence[OwnedFile]) -> int:
+        """Give files below a folder their owners, modes and capabilities; returns how many could not be given."""
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder with such files."""
+
+
 class Cache:
     """The unpacked images of a user."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, owners: Owners | None = None) -> None:
+        """``owners``: for a user without root who has others to give files to."""
         self.folder = folder
+        self._owners = owners
 
     def _place(self, content: str) -> Path:
         """Where an image is: by its layers, and by what could be kept of its owners."""
-        kind = "root" if os.geteuid() == 0 else "user"
+        kind = "root" if os.geteuid() == 0 else "user" if self._owners is None else "users"
         return self.folder / f"{content}-{kind}-{_RECIPE}"
 
     def hold(self, content: str, name: str, unpack: Unpack, undo: ExitStack) -> CachedImage:
@@ -90,26 +102,28 @@ class Cache:
         new = self.folder / f"{_NEW}{secrets.token_hex(6)}-{place.name}"
         new.mkdir(mode=0o700)
         try:
-            lost = unpack(new)
+            lost, size_bytes = unpack(new), _size(new / "root")
+            if self._owners is not None:
+                lost.owners, lost.capabilities = self._owners.give(new / "root", lost.owned), 0
             record = {
                 "content": content,
                 "boot": _boot(),
                 "names": [],
-                "size_bytes": _size(new / "root"),
+                "size_bytes": size_bytes,
                 "lost": lost.words(),
             }
             (new / _RECORD).write_text(json.dumps(record), encoding="utf-8")
             if place.exists():  # of no use any more
-                _remove(place)
+                self._remove(place)
             new.rename(place)
         except BaseException:
-            _remove(new)
+            self._remove(new)
             raise
 
     def _clear_up(self, place: Path) -> None:
         """Remove what was left of an image by processes that were killed. Needs its lock, which one at work has."""
         for left in self.folder.glob(f"{_NEW}*-{place.name}"):
-            _remove(left)
+            self._remove(left)
 
     def images(self) -> list[CachedImage]:
         """All of them, the one that was used last first."""
@@ -125,7 +139,7 @@ class Cache:
                 gone = self.folder / f"{_NEW}{secrets.token_hex(6)}-{image.folder.name}"
                 with suppress(FileNotFoundError):  # another has just done the same
                     image.folder.rename(gone)
-                    _remove(gone)
+                    self._remove(gone)
                 lock.unlink()
         except BlockingIOError:
             return False
@@ -136,7 +150,19 @@ class Cache:
         for left in self.folder.glob(f"{_NEW}*"):
             place = self.folder / left.name.removeprefix(_NEW).partition("-")[2]
             with suppress(BlockingIOError), _locked(place, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                _remove(left)
+                self._remove(left)
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a folder, also one with folders that are closed to us."""
+        if self._owners is not None:
+            self._owners.remove(folder)
+            return
+        if os.geteuid() != 0:
+            for place, names, _ in os.walk(folder):
+                for name in names:
+                    if not os.path.islink(inner := f"{place}/{name}"):
+                        os.chmod(inner, 0o700)
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -203,13 +229,3 @@ def _size(root: Path) -> int:
             status = os.lstat(f"{folder}/{name}")
             size += status.st_size // status.st_nlink if stat.S_ISREG(status.st_mode) else 0
     return size
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder, also one with folders that are closed to us."""
-    if os.geteuid() != 0:
-        for place, names, _ in os.walk(folder):
-            for name in names:
-                if not os.path.islink(inner := f"{place}/{name}"):
-                    os.chmod(inner, 0o700)
-    shutil.rmtree(folder)

@@ -13,7 +13,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -36,6 +36,7 @@ _KINDS: dict[bytes, EntryKind] = {
 }
 _XATTR = "SCHILY.xattr."
 _CAPABILITY = "security.capability"
+_NEEDS = "which need root, or newuidmap and subordinate ids (subuid(5))"
 _CHUNK, _BUFFER = 1 << 16, 1 << 15
 """Small enough for memory that is used again: the C library maps anew what is larger than 128 KiB, mallopt(3)."""
 _END_BYTES = 1024
@@ -51,6 +52,17 @@ class ReadLayer:
     digest: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnedFile:
+    """A file whose owner, or whose capabilities, this user cannot give."""
+
+    path: str
+    uid: int
+    gid: int
+    mode: int
+    capability: bytes = b""
+
+
 @dataclass(kw_only=True)
 class Lost:
     """What could not be kept of an image's files."""
@@ -63,12 +75,14 @@ class Lost:
     """Further extended attributes."""
     devices: int = 0
     """Device nodes: a host has those in /dev alone."""
+    owned: list[OwnedFile] = field(default_factory=list)
+    """The files of the first two, for whoever can give them later."""
 
     def words(self) -> str:
         """In a few words; empty if nothing is lost."""
         reasons = {
-            "owners of files, which only root can give": self.owners,
-            "capabilities of files, which only root can give": self.capabilities,
+            f"owners of files, {_NEEDS}": self.owners,
+            f"capabilities of files, {_NEEDS}": self.capabilities,
             "extended attributes": self.attributes,
             "device nodes, which a host has in /dev alone": self.devices,
         }
@@ -197,7 +211,7 @@ def _place(tree: Tree, spool: Path, root: Path, *, owners: bool) -> Lost:
     """Give every file its place, its owner, its mode and its time; folders last, for they may be read-only."""
     lost = Lost(devices=tree.devices)
     places: dict[Node, str] = {}
-    folders = [(str(root), tree.root.entry)]
+    folders = [("", tree.root.entry)]
     root.mkdir(mode=0o700)
     for path, node in tree.walk():
         place, entry = f"{root}/{path}", node.entry
@@ -209,7 +223,7 @@ def _place(tree: Tree, spool: Path, root: Path, *, owners: bool) -> Lost:
             match entry.kind:
                 case "folder":
                     os.mkdir(place, 0o700)
-                    folders.append((place, entry))
+                    folders.append((path, entry))
                     continue
                 case "symlink":
                     os.symlink(entry.link, place)
@@ -219,18 +233,22 @@ def _place(tree: Tree, spool: Path, root: Path, *, owners: bool) -> Lost:
                     os.rename(spool / str(entry.content), place)
         except ValueError as error:
             raise ImageBuildError(f"{shown(path)} cannot be made: {error}") from None
-        _settle(place, entry, lost, owners=owners)
-    for place, entry in reversed(folders):
-        _settle(place, entry, lost, owners=owners)
+        _settle(root, path, entry, lost, owners=owners)
+    for path, entry in reversed(folders):
+        _settle(root, path, entry, lost, owners=owners)
     return lost
 
 
-def _settle(place: str, entry: LayerEntry, lost: Lost, *, owners: bool) -> None:
+def _settle(root: Path, path: str, entry: LayerEntry, lost: Lost, *, owners: bool) -> None:
+    place = f"{root}/{path}" if path else str(root)
     if entry.uid or entry.gid:
         if owners:
             os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
         else:
             lost.owners += 1
+    capability = entry.xattrs.get(_CAPABILITY, b"")
+    if not owners and (entry.uid or entry.gid or capability):
+        lost.owned.append(OwnedFile(path=path, uid=entry.uid, gid=entry.gid, mode=entry.mode, capability=capability))
     for name, value in entry.xattrs.items():
         if name != _CAPABILITY and not name.startswith("user."):
             continue

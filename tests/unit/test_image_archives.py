@@ -6,12 +6,14 @@ import fcntl
 import io
 import json
 import os
+import pwd
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,6 +21,7 @@ from typing import BinaryIO, cast
 import pytest
 from click.testing import CliRunner
 
+from testbed.agent import subordinate
 from testbed.backends.docker.streams import Chunks
 from testbed.backends.local import images as local_images
 from testbed.commands import machine
@@ -27,7 +30,7 @@ from testbed.errors import ImageBuildError, UserError
 from testbed.images import archive
 from testbed.images.cache import Cache, CachedImage
 from testbed.images.found import FoundImage
-from testbed.images.unpack import Lost, unpack_exported
+from testbed.images.unpack import Lost, OwnedFile, unpack_exported
 from tests import archives
 from tests.archives import entry, layer, link
 
@@ -221,6 +224,58 @@ def test_a_stream_that_breaks_is_said_and_leaves_nothing(tmp_path: Path) -> None
     with Chunks(chunks()) as stream, pytest.raises(ImageBuildError, match="it went away"):
         cache.hold("1", "x", lambda folder: unpack_exported(cast(BinaryIO, stream), folder), ExitStack())
     assert [*cache.folder.glob("new-*")] == []
+
+
+class GivesAllButOne:
+    """Gives owners, but for one file; notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, int, int, int, bytes]] = []
+        self.removed: list[Path] = []
+
+    def give(self, root: Path, files: Sequence[OwnedFile]) -> int:
+        self.given += [(file.path, file.uid, file.gid, file.mode, file.capability) for file in files]
+        assert all((root / file.path).exists() for file in files)
+        return 1
+
+    def remove(self, folder: Path) -> None:
+        self.removed.append(folder)
+        shutil.rmtree(folder)
+
+
+def test_owners_that_somebody_else_can_give_are_given_and_only_the_rest_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    capability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+    files = layer(
+        entry("etc", uid=0),
+        entry("etc/conf", b"new", uid=5, gid=6, mode=0o600),
+        entry("ping", b"", pax_headers={"SCHILY.xattr.security.capability": capability}),
+    )
+    image = found(at(tmp_path, archives.docker_files([files], archives.configuration([files]))))
+    owners = GivesAllButOne()
+    cache = Cache(tmp_path / "cache", owners)
+    unpacked = held(cache, image)
+    assert sorted(owners.given) == [("etc/conf", 5, 6, 0o600, b""), ("ping", 0, 0, 0o644, capability.encode())]
+    assert unpacked.lost.startswith("1 owners of files, which need root, or newuidmap and subordinate ids")
+    assert "capabilities" not in unpacked.lost
+    assert held(Cache(tmp_path / "cache"), image).folder != unpacked.folder, "whose owners are lost is another"
+    assert cache.remove(unpacked)
+    assert len(owners.removed) == 1
+
+
+def test_subordinate_ids_are_those_of_the_users_name_or_number(tmp_path: Path) -> None:
+    name = pwd.getpwuid(os.getuid()).pw_name
+    path = tmp_path / "subuid"
+    for text, ids in (
+        (f"other:1:2\n{name}:100000:65536\n", ["100000", "65536"]),
+        (f"{os.getuid()}:7:8\n", ["7", "8"]),
+        ("other:1:2\n\n", []),
+    ):
+        path.write_text(text)
+        assert list(subordinate.ids_in(str(path), os.getuid())) == ids
+    assert list(subordinate.ids_in(str(tmp_path / "none"), os.getuid())) == []
 
 
 def test_what_an_engine_exports_is_unpacked_but_for_its_own_mark(tmp_path: Path) -> None:

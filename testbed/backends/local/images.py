@@ -16,6 +16,7 @@ from testbed import kernel
 from testbed.backends.docker import building, runs
 from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine, NoEngineError
 from testbed.backends.docker.streams import Chunks
+from testbed.backends.local import owners
 from testbed.backends.local.builders import PodmanOrBuildah
 from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError
@@ -43,7 +44,7 @@ def cache() -> Cache:
     """The unpacked images of the user; on the machine of a carried kernel, which only reads the user's, its own."""
     if os.path.exists("/proc/exitcode"):  # User-Mode Linux has it, and no other; below /run nobody sees the images
         return Cache(Path("/var/tmp/testbed/images"))  # noqa: S108  # that machine's, which has one user
-    return Cache(kernel.cache() / "images")
+    return Cache(kernel.cache() / "images", owners.of_user())
 
 
 class Images:
