@@ -41,7 +41,7 @@ def main() -> int:
             "first",
             "virtual",
             "simulated",
-        ),  # fmt: skip
+        ),
     )
     parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
     parser.add_argument("--passing", type=int, help="local: descriptor of the socket where descriptors arrive")
