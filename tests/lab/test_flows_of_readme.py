@@ -191,7 +191,9 @@ def test_11_a_run_reports_what_did_not_count_and_repeats_what_failed(stack: Lab,
     # What the command must name: a file elsewhere, which lab, and a service that is there by a Compose profile alone.
     stack_file = tmp_path / "stack" / "compose.yaml"
     stack_file.parent.mkdir()
-    text = (ROOT / "compose.yaml").read_text().replace("context: images", f"context: {ROOT / 'images'}")
+    text = (
+        (ROOT / "compose.yaml").read_text().replace(" images", f" {ROOT}/images").replace("[images", f"[{ROOT}/images")
+    )
     stack_file.write_text(text.replace("  client:\n", "  client:\n    profiles: [asking]\n"))
     options = ["--lab", kind, "--compose-file", "stack/compose.yaml", "--compose-profile", "asking"]
     output = run(["pytest", "-p", "no:cacheprovider", "test_reported.py", *options])

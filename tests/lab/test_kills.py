@@ -96,7 +96,12 @@ class Project:
 
     def __init__(self, folder: Path, kind: str, *, tests: int, more: str = "pass") -> None:
         self.folder, self.kind, self.mark = folder, kind, secrets.token_hex(8)
-        stack = (ROOT / "compose.yaml").read_text().replace("context: images", f"context: {ROOT / 'images'}")
+        stack = (
+            (ROOT / "compose.yaml")
+            .read_text()
+            .replace(" images", f" {ROOT}/images")
+            .replace("[images", f"[{ROOT}/images")
+        )
         for name, text in {
             "compose.yaml": stack,
             "conftest.py": _CONFTEST,
