@@ -119,6 +119,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def stack_from_anywhere() -> str:
+    """The repository's Compose file, for a folder elsewhere: the folders that it names are absolute."""
+    text = (ROOT / "compose.yaml").read_text().replace("context: images,", "context: images/,")
+    return text.replace("images/", f"{ROOT}/images/")
+
+
 def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:
     """A lab of this kind for a Compose file; not up yet."""
     lab = make_lab(kind, file, netem=config.getoption("--netem"), say=lambda _text: None)

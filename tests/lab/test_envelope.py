@@ -76,6 +76,7 @@ def test_of_two_versions_the_one_that_waits_less_fails_from_a_shorter_delay_on(t
         run = json.loads(line)
         lines = map(json.loads, (folder / run["version"] / f"{run['run']:05}.jsonl").read_text().splitlines())
         (test,) = [line["test"] for line in lines if "test" in line]
+        assert len(test["links"]) == 1, test
         (link,) = test["links"]
         (delay,) = [check["kernel"] for check in link["checks"] if check["field"] == "delay"] or ["0s"]
         assert f"delay={delay}" == run["vary"][0], "the links were as the search says"

@@ -254,6 +254,7 @@ def test_in_pytest_the_one_is_invalid_and_the_other_runs_on_a_whole_stack(kind: 
         [
             sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--lab", kind,
             "--compose-file", str(HERE / "stacks" / "hosts.yaml"), "--testbed-results", str(results),
+            "--testbed-lateness=warn",
         ],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip

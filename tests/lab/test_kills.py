@@ -28,7 +28,7 @@ from testbed.commands.results import load
 from testbed.lab.waiting import NotSeenError, await_condition
 from tests import archives
 from tests.archives import entry, link
-from tests.lab.conftest import ROOT
+from tests.lab.conftest import ROOT, stack_from_anywhere
 from tests.lab.test_kill import devices, kernels
 from tests.lab.test_local_death import alive, mounts, named_after, named_namespaces, relatives
 
@@ -96,14 +96,8 @@ class Project:
 
     def __init__(self, folder: Path, kind: str, *, tests: int, more: str = "pass") -> None:
         self.folder, self.kind, self.mark = folder, kind, secrets.token_hex(8)
-        stack = (
-            (ROOT / "compose.yaml")
-            .read_text()
-            .replace(" images", f" {ROOT}/images")
-            .replace("[images", f"[{ROOT}/images")
-        )
         for name, text in {
-            "compose.yaml": stack,
+            "compose.yaml": stack_from_anywhere(),
             "conftest.py": _CONFTEST,
             "test_it.py": _TESTS.format(tests=tests, more=more),
         }.items():

@@ -167,9 +167,10 @@ def pytest_on(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     (folder / "temporary").mkdir()
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--lab=local", "--netem=carried",
             f"--basetemp={folder / 'base'}", f"--compose-file={_STACK}",
-            "--testbed-vacuous=warn", *options]  # fmt: skip
+            "--testbed-vacuous=warn", "--testbed-lateness=warn", *options]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(folder / "temporary"), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(argv, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    with (folder / "output").open("wb") as output:
+        return subprocess.Popen(argv, cwd=folder, env=environment, stdout=output)
 
 
 def once_begun(folder: Path, run: subprocess.Popen[bytes], tests: int) -> set[int]:
@@ -200,7 +201,7 @@ def test_a_daemon_that_a_test_started_ends_with_pytest(kind: str, tmp_path: Path
         try:
             everyone = once_begun(tmp_path, run, 1)
             (tmp_path / "held").write_text("")
-            assert run.wait(60) == 0
+            assert run.wait(60) == 0, (tmp_path / "output").read_text()
         finally:
             run.kill()
     await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=_WITHIN_S)

@@ -301,7 +301,7 @@ def test_the_packets_of_a_failed_test_are_kept_and_its_report_names_the_file(
     (tmp_path / "test_kept.py").write_text(_SUITE)
     argv = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *argv, "--lab", kind, "--testbed-capture", mode],
+        [sys.executable, "-m", "pytest", *argv, "--lab", kind, "--testbed-capture", mode, "--testbed-lateness=warn"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -155,6 +155,7 @@ def test_the_replay_line_loses_the_same_packets_whatever_earlier_tests_left_behi
         pytestconfig.getoption("--netem"),
         "--compose-file",
         str(ROOT / "compose.yaml"),
+        "--testbed-lateness=warn",
     ]
     lines, lost = _failures(tmp_path, ["pytest", "-p", "no:cacheprovider", "-q", "test_leaky.py", *options])
     assert len(lines) == 2 * count
