@@ -27,6 +27,8 @@ from testbed.evidence.metric import RECORDED, TIMED, Metric
 from testbed.evidence.verdict import Verdict
 from testbed.text import shown
 
+_ROOM_BITS = 64
+
 _COUNTED_UNITS = ("count", "share")
 _TAIL_FROM = 20
 """Samples a run, from which on a tail is looked at."""
@@ -149,7 +151,9 @@ class Cell:
         """
         if self.kind is Kind.RATIO:
             return math.log1p(self.least_effect)
-        return self.least_effect * fmean((*self.base, *self.head))
+        # Whole numbers may be so large that their sum is none; smaller by a power of two they are as exact.
+        mean = fmean(math.ldexp(value, -_ROOM_BITS) for value in (*self.base, *self.head))
+        return self.least_effect * math.ldexp(mean, _ROOM_BITS)
 
     @property
     def spread(self) -> float:
