@@ -216,9 +216,21 @@ class CarriedKernel:
             # No earlier: without a handler the signal would end the kernel.
             refusal = self._waker.begin()
             self.waits_its_turn = self.waits_its_turn or refusal
+        except Refused as refused:
+            told = "" if self.died() else f"; {self._told()}"
+            self.kill()
+            raise Refused(f"{refused}{told}") from None
         except BaseException:
             self.kill()
             raise
+
+    def _told(self) -> str:
+        """What there is to see of a kernel that is not up in time: its process, and what its console shows."""
+        words = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        used_s = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+        turn = f"waits its turn ({self.waits_its_turn})" if self.waits_its_turn else "has a reservation"
+        seen = f"after {used_s:.1f} s of processor time it is in state {words[0]}, {turn}"
+        return f"{seen}; its last lines: {self._last_lines()}"
 
     def _command(self, binary: str, consoles: Sequence[str], *, tables: Path | None, root: Path | None) -> list[str]:
         # An unknown parameter that has the form of a variable goes into the first process's environment.
@@ -239,9 +251,11 @@ class CarriedKernel:
         """Its exit status and last lines; None while it lives."""
         if self._process.poll() is None:
             return None
+        return f"the carried kernel exited with status {self._process.returncode}; its last lines: {self._last_lines()}"
+
+    def _last_lines(self) -> str:
         with self._log.open(errors="replace") as log:
-            last = " | ".join(line.strip() for line in deque(log, maxlen=8) if line.strip())
-        return f"the carried kernel exited with status {self._process.returncode}; its last lines: {last}"
+            return " | ".join(line.strip() for line in deque(log, maxlen=8) if line.strip())
 
     def plug(self, device: str, tap: str, *, mtu: int) -> None:
         """Give the kernel a network device that opens the tap of this name when it is set up; ``mtu`` in bytes."""
