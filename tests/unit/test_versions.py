@@ -463,9 +463,11 @@ def test_the_stack_stays_up_from_pass_to_pass_and_all_else_begins_anew(
     assert (log.count("session begins"), log.count("session ends")) == (1, 1)
     assert (log.count("module begins"), log.count("module ends")) == (6, 6)
     for number in range(3):
-        lines = (repository / f"{number}.jsonl").read_text().splitlines()
-        assert json.loads(lines[0])["seed"] == number
-        assert _outcomes(repository / f"{number}.jsonl") == ["passed", "passed"]
+        first, *lines = [json.loads(line) for line in (repository / f"{number}.jsonl").read_text().splitlines()]
+        assert first["seed"] == number
+        assert [list(line) for line in lines] == [["test"], ["test"], ["end"]]
+        for result in (line["test"] for line in lines[:2]):
+            assert (result["outcome"], result["earlier_attempts"]) == ("passed", [])
     assert not (repository / "report" / "results.jsonl").exists()
 
 
