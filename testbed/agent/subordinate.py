@@ -22,9 +22,9 @@ def become_root() -> bool:
     """Enter a user namespace as its root; returns whether it has further users. Raises OSError."""
     uid, gid = os.geteuid(), os.getegid()
     tools = [
-        [tool, str(os.getpid()), "0", str(own), "1", "1", *found]
+        [tool, str(os.getpid()), "0", str(own), "1", "1", *ids]
         for name, own, path in (("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid"))
-        if (tool := shutil.which(name)) and (found := ids_in(path, uid))
+        if (tool := shutil.which(name)) and (ids := ids_in(path, uid))
     ]
     if len(tools) == 2 and _mapped_by(tools):
         return True
