@@ -217,9 +217,9 @@ class CarriedKernel:
             refusal = self._waker.begin()
             self.waits_its_turn = self.waits_its_turn or refusal
         except Refused as refused:
-            told = "" if self.died() else f"; {self._told()}"
+            condition = "" if self.died() else f"; {self._told()}"
             self.kill()
-            raise Refused(f"{refused}{told}") from None
+            raise Refused(f"{refused}{condition}") from None
         except BaseException:
             self.kill()
             raise
