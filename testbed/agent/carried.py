@@ -209,13 +209,14 @@ class CarriedKernel:
             deadline = started + _BOOT_DEADLINE_S
             for tool in self._tools:
                 tool.await_ready(deadline_s=deadline - time.monotonic())
+            # No earlier: without a handler the signal would end the kernel. No later: it may miss a signal now, too.
+            refusal = self._waker.begin()
+            self.waits_its_turn = self.waits_its_turn or refusal
+            for tool in self._tools:
                 tool.synchronise(deadline_s=deadline - time.monotonic())
             helper.await_ready(deadline_s=deadline - time.monotonic())
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
-            # No earlier: without a handler the signal would end the kernel.
-            refusal = self._waker.begin()
-            self.waits_its_turn = self.waits_its_turn or refusal
         except Refused as refused:
             condition = "" if self.died() else f"; {self._told()}"
             self.kill()

@@ -17,6 +17,16 @@ goroutine 1 [running]:
 github.com/docker/libnetwork.(*controller).reservePools(0x56515fe05e70?)"""
 
 
+_RULES = """-P POSTROUTING ACCEPT
+-A POSTROUTING -s 172.30.0.0/16 ! -o br-34eb2c62890a -j MASQUERADE
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+"""
+_BRIDGES = """4: docker0: <NO-CARRIER,BROADCAST,MULTICAST,UP> mtu 1500 qdisc noqueue state DOWN
+7: br-34eb2c62890a: <NO-CARRIER,BROADCAST,MULTICAST,UP> mtu 1500 qdisc noqueue state DOWN
+8: br-lan: <BROADCAST,MULTICAST,UP> mtu 1500 qdisc noqueue state UP
+"""
+
+
 class Machine:
     """A repository, and a dockerd that is a script: it leaves `answers` once it does."""
 
@@ -28,6 +38,8 @@ class Machine:
         (folder / "scripts").mkdir()
         for name in ("start-engine", "steps.sh"):
             shutil.copy(_REPOSITORY / "scripts" / name, folder / "scripts" / name)
+        for tool in ("iptables", "ip"):  # never the machine's own
+            self._program(f"bin/{tool}", f'echo "{tool} $*" >>{folder}/tools; cat {folder}/{tool}.$2 2>/dev/null; true')
         self._program(".venv/bin/python", f"[ -e {folder}/answers ] || {{ echo no engine answers; exit 1; }}")
 
     def _program(self, name: str, text: str) -> None:
@@ -47,6 +59,16 @@ class Machine:
             check=False,
             timeout=50,
         )
+
+    def left(self, tool: str, word: str, text: str) -> None:
+        """What a tool prints if this is its second word."""
+        (self.folder / f"{tool}.{word}").write_text(text)
+
+    @property
+    def changes(self) -> list[str]:
+        """What tools were told to change."""
+        lines = (self.folder / "tools").read_text().splitlines() if (self.folder / "tools").exists() else []
+        return [line for line in lines if " -D " in line or " delete " in line]
 
     @property
     def starts(self) -> list[int]:
@@ -73,14 +95,21 @@ def test_an_engine_that_starts(machine: Machine) -> None:
     done = machine.run()
     assert (done.returncode, done.stderr) == (0, "")
     assert (len(machine.starts), machine.networks.read_text(), machine.aside) == (1, "networks", [])
+    assert machine.changes == []
 
 
 def test_a_list_of_networks_that_the_engine_cannot_read_is_set_aside(machine: Machine) -> None:
     machine.dockerd(f"if [ -e {machine.networks} ]; then echo '{_PANIC}'; exit 2; fi")
+    machine.left("iptables", "nat", _RULES)
+    machine.left("ip", "link", _BRIDGES)
     done = machine.run()
     assert (done.returncode, done.stderr) == (0, "")
     assert "cannot read its list of networks (dockerd ended: panic: runtime error: index out of range" in done.stdout
     assert (len(machine.starts), machine.networks.exists(), machine.aside) == (2, False, ["networks"])
+    assert machine.changes == [
+        "iptables -t nat -D POSTROUTING -s 172.30.0.0/16 ! -o br-34eb2c62890a -j MASQUERADE",
+        "ip link delete br-34eb2c62890a",
+    ]
 
 
 def test_an_engine_that_ends_for_another_reason_is_told_at_once(machine: Machine) -> None:

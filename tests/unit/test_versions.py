@@ -312,7 +312,8 @@ def test_images_that_are_compared_are_given_to_each_versions_pytest(repository: 
         "test_it.py",
     )  # fmt: skip
     assert status == 2
-    assert "base (api=shop/api:1): its tests cannot be run: --testbed-image: a local lab takes programs from" in err
+    why = "--testbed-image: a local lab runs the images of its Compose file alone"
+    assert f"base (api=shop/api:1): its tests cannot be run: {why}" in err
     status, _, err = command(repository, "ab", "--base-image", "api", "--", "test_it.py")
     assert (status, "'api': write SERVICE=IMAGE, as in api=shop/api:1.5" in err) == (2, True)
 
