@@ -47,7 +47,8 @@ def test_a_program_has_our_stdin_and_we_have_its_output_and_exit_status() -> Non
 def test_a_host_that_is_not_in_the_compose_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text("services:\n  a: {x-testbed: {local: {}}, command: [nosuchprog]}\n")
     refused = run("nosuchhost", "true", cwd=tmp_path)
-    assert (refused.returncode, refused.stderr) == (2, "testbed: host 'nosuchhost': unknown; known: a\n")
+    known = "testbed: a: this machine's programs\n"
+    assert (refused.returncode, refused.stderr) == (2, f"{known}testbed: host 'nosuchhost': unknown; known: a\n")
     assert "cannot be started" in run("a", "true", cwd=tmp_path).stderr, "it would have been told"
 
 
