@@ -55,8 +55,9 @@ def test_netem_is_that_kernels_own() -> None:
 
 
 def test_services_in_the_files_of_an_image_meet_that_kernels_netem() -> None:
-    modules = f"PYTHONPATH={os.pathsep.join(sys.path)}"  # that machine takes over no variables of this one
-    argv = [*_SCRIPT, "env", modules, sys.executable, "-m", "tests.lab.programs.image_in_carried"]
+    if any(path.startswith("/var/tmp/") for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)):  # noqa: S108
+        pytest.skip("the packages of scripts/ordinary's Python are in /var/tmp, of which that machine has its own")
+    argv = [*_SCRIPT, sys.executable, "-m", "tests.lab.programs.image_in_carried"]
     done = subprocess.run(argv, cwd=_ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     sees, of_the_other, took_s = done.stdout.splitlines()
