@@ -55,7 +55,7 @@ def test_netem_is_that_kernels_own() -> None:
 
 
 def test_services_in_the_files_of_an_image_meet_that_kernels_netem() -> None:
-    if any(path.startswith("/var/tmp/") for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)):  # noqa: S108
+    if any(path.startswith("/var/tmp/") for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         pytest.skip("the packages of scripts/ordinary's Python are in /var/tmp, of which that machine has its own")
     argv = [*_SCRIPT, sys.executable, "-m", "tests.lab.programs.image_in_carried"]
     done = subprocess.run(argv, cwd=_ROOT, capture_output=True, text=True, timeout=120, check=False)
