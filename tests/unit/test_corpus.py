@@ -123,11 +123,11 @@ def test_compose_answers_as_it_did(tmp_path: Path) -> None:
     if version != kept["compose"]:
         pytest.skip(f"the answers are those of Compose {kept['compose']}, and this is {version}")
     with mock.patch.dict(os.environ):
-        asked = corpus.ask(tmp_path)
+        now = corpus.ask(tmp_path)
     # Of two services in the wrong, Compose names either.
     new, old = (
         {name: answer.get("config", "refused") for name, answer in answers.items()}
-        for answers in (asked["answers"], kept["answers"])
+        for answers in (now["answers"], kept["answers"])
     )
     assert new == old, "python -m tests.unit.corpus keeps the new ones"
 
