@@ -45,7 +45,7 @@ _SENDERS = ("other", "machine", "packets")
 """The last is the control."""
 _SIZES = {5_000: 5, 100_000: 5, 1_000_000: 3, 10_000_000: 1}
 """Bytes, and how many times in a round."""
-_BULKS, _QUICK_BULKS = 12, 6
+_BULKS = 12
 _SEND_EACH = """
 import json, sys; sys.path.insert(0, "/tmp")
 from statistics import median
@@ -162,7 +162,7 @@ def _measure_engine(report: Report, engine: str) -> None:
 
 def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
     """Bulk traffic from unprepared senders to the host to which another sends packet by packet."""
-    rounds = _QUICK_BULKS if report.quick else _BULKS
+    rounds = _BULKS
     packets = lab.hosts["packets"]
     packets.inside().call("per_packet", interface=packets.interface("lan")["name"])
     for name in ("server", "other", "packets"):
