@@ -17,50 +17,18 @@ from pathlib import Path
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
 from testbed.kernel import building
+from tests.lab.programs import exchange_project
 
 IDLE_DAY_S, HOUR_S, DAY_S = 2.0, 5.0, 60.0
 """Bounds: wall time."""
 
 _DEADLINE_S = 900.0
-_IN_AN_HOUR = 1800
-_COMPOSE = """
-services:
-  client: &host
-    image: none
-    x-testbed: {local: {path: programs, python: true}}
-    command: sleep infinity
-  server: *host
-"""
-_SERVER = """
-import socket
-listener = socket.create_server(("", 7000))
-print("listening", flush=True)
-peer, _ = listener.accept()
-while data := peer.recv(100):
-    peer.sendall(data)
-"""
-_CLIENT = """
-import socket, sys, time
-peer = socket.create_connection(("server", 7000))
-for _ in range(int(sys.argv[1])):
-    peer.sendall(bytes(20))
-    peer.recv(100)
-    time.sleep(2)
-"""
+_EVERY_S = 2
 _IDLE = """
 import time
 
 def test_idle_day():
     time.sleep(86400)
-"""
-_MESSAGES = """
-import pytest
-
-@pytest.mark.impair("client -> server", "lossy-latency")
-def test_messages(lab):
-    lab.host("server").start(["python3", "server.py"], ready="listening")
-    done = lab.host("client").run(["python3", "client.py", "{count}"], timeout="{minutes}min")
-    assert done.ok, done.stderr
 """
 
 
@@ -72,14 +40,11 @@ def measure(report: Report) -> None:
     report.note(f"kernel: {kernel.source}; load of the machine at the start: {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(prefix="testbed-virtual-bench-") as name:
         folder = Path(name)
-        (folder / "programs").mkdir()
-        (folder / "programs/server.py").write_text(_SERVER, encoding="utf-8")
-        (folder / "programs/client.py").write_text(_CLIENT, encoding="utf-8")
-        (folder / "compose.yaml").write_text(_COMPOSE, encoding="utf-8")
+        exchange_project.lay_out(folder)
         days = () if report.quick else ((24, DAY_S),)
         (folder / "test_idle.py").write_text(_IDLE, encoding="utf-8")
         for hours, _ in ((1, HOUR_S), *days):
-            text = _MESSAGES.format(count=_IN_AN_HOUR * hours, minutes=120 * hours)
+            text = exchange_project.test_of(count=hours * 3600 // _EVERY_S, every_s=_EVERY_S)
             (folder / f"test_{hours}h.py").write_text(text, encoding="utf-8")
         report.say("an idle day")
         report.check(Check(name="an idle day", value=_run(folder, "test_idle.py")[0], bound=IDLE_DAY_S, unit="s"))

@@ -8,7 +8,6 @@ is this machine's; there is one processor.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import select
@@ -20,29 +19,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import kernelcalls
-from .namespaces import UNFIT, enter
+from . import booting, kernelcalls
 from .processes import reap_until
 
 # In the kernel's root file system: the folder of its memory, and below that this machine's files.
 _SCRATCH, _MACHINE = "/run", "/run/machine"
-_TOOLS = Path("/var/tmp/testbed-tools")  # noqa: S108  # the machine's own; /run is the local lab's
 _DEVICES = ("veth", "bridge", "tun")
 _FILES = ("overlay",)  # a host in the files of an image
 _SCHEDULERS = ("sch_netem", "sch_htb", "sch_tbf", "sch_ingress")
 _CLASSIFIERS = ("cls_u32", "cls_flower", "cls_bpf")
 _ACTIONS = ("act_mirred", "act_gact", "act_pedit", "act_skbedit")
-_MOUNTS = {
-    "/sys": "sysfs",
-    "/dev/pts": "devpts",
-    "/dev/shm": "tmpfs",  # noqa: S108  # the machine's own
-    "/sys/fs/cgroup": "cgroup2",
-    "/run": "tmpfs",
-    "/tmp": "tmpfs",  # noqa: S108
-    "/var/tmp": "tmpfs",  # noqa: S108
-}
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_POWER_OFF = 0x4321FEDC  # linux/reboot.h
+_MOUNTS = {"/run": "tmpfs", **booting.MOUNTS}
 _LAST_OUTPUT_S = 5.0
 
 
@@ -52,85 +39,52 @@ def outside(*, log: int, status: int) -> int:
     ``log``, ``status``: descriptors for the kernel's console and the program's exit status.
     """
     machine = json.load(sys.stdin)
-    try:
-        kernelcalls.die_with_parent()
-        enter()
-        child = os.fork()
-        if child == 0:
-            _be_first(machine, log, status)
-    except OSError as error:
-        os.write(2, f"{error}\n".encode())
-        return UNFIT
-    _, wait_status = os.waitpid(child, 0)
-    return max(os.waitstatus_to_exitcode(wait_status), 0)
-
-
-def _be_first(machine: Mapping[str, Any], log: int, status: int) -> NoReturn:
-    """The first process of a process namespace; the kernel is its child, because a first process cannot abort."""
-    outcome = UNFIT
-    try:
-        kernelcalls.die_with_parent()
-        kernel = os.fork()
-        if kernel == 0:
-            _become_kernel(machine, log, status)
-        outcome = reap_until(kernel)
-    except OSError as error:
-        os.write(2, f"{error}\n".encode())
-    os._exit(outcome)
+    return booting.in_namespaces(lambda: _become_kernel(machine, log, status))
 
 
 def _become_kernel(machine: Mapping[str, Any], log: int, status: int) -> NoReturn:
-    try:
-        root = machine["root"]
-        kernelcalls.mount("none", "/", "", kernelcalls.MS_REC | kernelcalls.MS_PRIVATE)
-        # Executable: UML maps its memory from a file here.
-        kernelcalls.mount("tmpfs", f"{root}{_SCRATCH}", "tmpfs", 0, "mode=1777,size=90%")
-        Path(f"{root}{_MACHINE}").mkdir()
-        description = Path(f"{root}{_SCRATCH}/machine.json")
-        description.write_text(json.dumps(machine), encoding="utf-8")
-        kernelcalls.bind("/", f"{root}{_MACHINE}")
-        kernelcalls.bind("/dev", f"{root}/dev")
-        kernelcalls.mount("proc", f"{root}/proc", "proc")
-        out, err = os.dup(1), os.dup(2)
-        for descriptor in (out, err, status):
-            os.set_inheritable(descriptor, True)
-        for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
-            os.dup2(source, target)
-        os.chroot(root)
-        os.chdir("/")
-        files = ["root=/dev/root", "rootfstype=hostfs", f"rootflags={_MACHINE}", "ro", f"uml_dir={_SCRATCH}/"]
-        consoles = ["con=null", *(f"con{number}=null,fd:{file}" for number, file in enumerate((1, out, err, status)))]
-        # An unknown parameter that has the form of a variable goes into the first process's environment.
-        first_process = [f"PYTHONPATH={machine['agent']}", f"init={machine['python']}", "--"]
-        arguments = ["-S", "-B", "-m", "agent", "--machine", str(description), "first"]
-        kernel = ["linux.uml", f"mem={machine['memory']}", "quiet", "initcall_blacklist=raid6_select_algo"]
-        argv = [*kernel, *files, *consoles, *machine["parameters"], *first_process, *arguments]
-        os.execve("/usr/bin/linux.uml", argv, {"TMPDIR": _SCRATCH, "PATH": _PATH})  # noqa: S606  # no shell is wanted
-    except OSError as error:
-        os.write(2, f"{error}\n".encode())
-    os._exit(UNFIT)
+    root = machine["root"]
+    # Executable: UML maps its memory from a file here.
+    kernelcalls.mount("tmpfs", f"{root}{_SCRATCH}", "tmpfs", 0, "mode=1777,size=90%")
+    Path(f"{root}{_MACHINE}").mkdir()
+    description = Path(f"{root}{_SCRATCH}/machine.json")
+    description.write_text(json.dumps(machine), encoding="utf-8")
+    kernelcalls.bind("/", f"{root}{_MACHINE}")
+    kernelcalls.bind("/dev", f"{root}/dev")
+    kernelcalls.mount("proc", f"{root}/proc", "proc")
+    out, err = os.dup(1), os.dup(2)
+    for descriptor in (out, err, status):
+        os.set_inheritable(descriptor, True)
+    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.chroot(root)
+    os.chdir("/")
+    files = ["root=/dev/root", "rootfstype=hostfs", f"rootflags={_MACHINE}", "ro", f"uml_dir={_SCRATCH}/"]
+    consoles = ["con=null", *(f"con{number}=null,fd:{file}" for number, file in enumerate((1, out, err, status)))]
+    # An unknown parameter that has the form of a variable goes into the first process's environment.
+    first_process = [f"PYTHONPATH={machine['agent']}", f"init={machine['python']}", "--"]
+    arguments = ["-S", "-B", "-m", "agent", "--machine", str(description), "first"]
+    kernel = ["linux.uml", f"mem={machine['memory']}", "quiet", "initcall_blacklist=raid6_select_algo"]
+    argv = [*kernel, *files, *consoles, *machine["parameters"], *first_process, *arguments]
+    os.execve("/usr/bin/linux.uml", argv, {"TMPDIR": _SCRATCH, "PATH": booting.PATH})  # noqa: S606  # no shell is wanted
 
 
 def first(path: str) -> NoReturn:
     """The first process of the machine that a file describes; powers the machine off at the end."""
-    try:
+
+    def work() -> None:
         kernelcalls.mount("proc", "/proc", "proc")
         machine = json.loads(Path(path).read_text(encoding="utf-8"))
         _furnish(machine)
         status = _run(machine)
         os.write(_raw_console(3), str(status).encode())
-    except Exception as error:  # noqa: BLE001  # nobody else could report it
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-    os.sync()
-    ctypes.CDLL(None).reboot(_POWER_OFF)
-    os._exit(1)
+
+    booting.be_first_and_power_off(work)
 
 
 def _furnish(machine: Mapping[str, Any]) -> None:
     """Mount file systems, load modules, and provide tools."""
-    for target, kind in _MOUNTS.items():
-        Path(target).mkdir(exist_ok=True)
-        kernelcalls.mount(kind, target, kind, 0, "mode=1777" if kind == "tmpfs" else "")
+    booting.mount_own(_MOUNTS)
     root = machine["root"]
     read_only = [(folder, kernelcalls.MS_RDONLY) for folder in (root, machine["cwd"])]  # either may be below /tmp
     writable = [(folder, 0) for folder in machine["writable"]]
@@ -139,15 +93,8 @@ def _furnish(machine: Mapping[str, Any]) -> None:
         kernelcalls.mount("hostfs", folder, "hostfs", flags, f"{_MACHINE}{folder}")
     kernelcalls.mount("proc", f"{root}/proc", "proc")
     modprobe = ["chroot", root, "/sbin/modprobe", "-a", *_DEVICES, *_FILES, *_SCHEDULERS, *_CLASSIFIERS, *_ACTIONS]
-    subprocess.run(modprobe, check=True, env={"PATH": _PATH})
-    # This machine's tc may be older than the kernel, and take no seed.
-    _TOOLS.mkdir()
-    loader = f"{root}/lib64/ld-linux-x86-64.so.2 --library-path {root}/lib/x86_64-linux-gnu"
-    for name in ("tc", "ip"):
-        tool = _TOOLS / name
-        tool.write_text(f'#!/bin/sh\nexec {loader} {root}/sbin/{name} "$@"\n', encoding="utf-8")
-        tool.chmod(0o755)
-    subprocess.run([_TOOLS / "ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(modprobe, check=True, env={"PATH": booting.PATH})
+    booting.provide_tools(root)
 
 
 def _run(machine: Mapping[str, Any]) -> int:
@@ -157,20 +104,11 @@ def _run(machine: Mapping[str, Any]) -> int:
     for number in (1, 2):
         console = _raw_console(number)
         read, write = os.pipe()
-        relay = subprocess.Popen(["cat"], stdin=read, stdout=console, env={"PATH": _PATH})
+        relay = subprocess.Popen(["cat"], stdin=read, stdout=console, env={"PATH": booting.PATH})
         relays.append(os.pidfd_open(relay.pid))
         ends.append(write)
         os.close(read)
-    environment = machine["environment"]
-    program = subprocess.Popen(
-        machine["argv"],
-        cwd=machine["cwd"],
-        env={**environment, "PATH": f"{_TOOLS}:{environment.get('PATH', _PATH)}"},
-        stdin=subprocess.DEVNULL,
-        stdout=ends[0],
-        stderr=ends[1],
-        start_new_session=True,
-    )
+    program = booting.start(machine, stdout=ends[0], stderr=ends[1])
     for end in ends:
         os.close(end)
     program.returncode = reap_until(program.pid)

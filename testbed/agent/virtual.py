@@ -16,15 +16,13 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import kernelcalls
-from .namespaces import UNFIT, enter
+from . import booting, kernelcalls
 from .processes import reap_until
 
 # In the root file system that the kernel starts from; all of it is this machine's memory, and ends with the kernel.
@@ -39,22 +37,11 @@ mount -t overlay -o noatime,lowerdir={_FILES},upperdir={_LAYER}/upper,workdir={_
 cd {_NEW} && mount --move . / && export PYTHONPATH="$agent" &&
 exec chroot . "$python" -S -B -m agent --machine "$description" simulated
 """
-_KEPT, _TOOLS = Path("/var/tmp/testbed-kept"), Path("/var/tmp/testbed-tools")  # noqa: S108  # the machine's own
-_OWN = {
-    "/proc": "proc",
-    "/sys": "sysfs",
-    "/dev": "devtmpfs",
-    "/dev/pts": "devpts",
-    "/dev/shm": "tmpfs",  # noqa: S108  # the machine's own
-    "/sys/fs/cgroup": "cgroup2",
-    "/tmp": "tmpfs",  # noqa: S108
-    "/var/tmp": "tmpfs",  # noqa: S108
-}
+_KEPT = Path("/var/tmp/testbed-kept")  # noqa: S108  # the machine's own
+_OWN = {"/proc": "proc", "/dev": "devtmpfs", **booting.MOUNTS}
 _HIDDEN = ("/run", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 _LINKS = {"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1",
           "/dev/stderr": "/proc/self/fd/2"}  # fmt: skip
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_POWER_OFF = 0x4321FEDC  # linux/reboot.h
 _TIMER_ABSTIME = 1  # time.h
 _FURNISHED_NS = 10**9
 DESCRIPTION, CONSOLE, STDOUT, STDERR, STATUS, OUTPUTS = "description", "console", "stdout", "stderr", "status", "out"
@@ -66,71 +53,43 @@ STAGE, ROOT = "stage", "root"
 def outside() -> int:
     """Boot the machine that stdin describes (`testbed.kernel.virtual`), and wait until it is off."""
     machine = json.load(sys.stdin)
-    try:
-        kernelcalls.die_with_parent()
-        enter()
-        child = os.fork()
-        if child == 0:
-            _be_first(machine)
-    except OSError as error:
-        os.write(2, f"{error}\n".encode())
-        return UNFIT
-    _, wait_status = os.waitpid(child, 0)
-    return max(os.waitstatus_to_exitcode(wait_status), 0)
-
-
-def _be_first(machine: Mapping[str, Any]) -> NoReturn:
-    """The first process of a process namespace; the kernel is its child, because a first process cannot abort."""
-    outcome = UNFIT
-    try:
-        kernelcalls.die_with_parent()
-        kernel = os.fork()
-        if kernel == 0:
-            _become_kernel(machine)
-        outcome = reap_until(kernel)
-    except OSError as error:
-        os.write(2, f"{error}\n".encode())
-    os._exit(outcome)
+    return booting.in_namespaces(lambda: _become_kernel(machine))
 
 
 def _become_kernel(machine: Mapping[str, Any]) -> NoReturn:
-    try:
-        root, stage = machine["root"], machine["stage"]
-        console = os.open(f"{stage}/{CONSOLE}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        kernelcalls.mount("none", "/", "", kernelcalls.MS_REC | kernelcalls.MS_PRIVATE)
-        # Executable: UML maps its memory from a file here.
-        kernelcalls.mount("tmpfs", f"{root}{_BOOT}", "tmpfs", 0, "mode=1777,size=90%")
-        for folder in (_FILES, _STAGE, _NEW, _LAYER):
-            Path(f"{root}{folder}").mkdir()
-        parts = (machine["python"], Path(__file__).parent.parent, f"{stage}/{DESCRIPTION}")
-        Path(f"{root}{_BOOT}/{_NEXT}").write_text("".join(f"{part}\n" for part in parts), encoding="utf-8")
-        init = Path(f"{root}{_BOOT}/{_INIT}")
-        init.write_text(_INIT_SCRIPT, encoding="utf-8")
-        init.chmod(0o755)
-        kernelcalls.bind("/", f"{root}{_FILES}")
-        kernelcalls.bind(stage, f"{root}{_STAGE}")
-        kernelcalls.bind("/dev", f"{root}/dev")
-        kernelcalls.mount("proc", f"{root}/proc", "proc")
-        for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (console, 1), (console, 2)):
-            os.dup2(source, target)
-        os.chroot(root)
-        os.chdir("/")
-        argv = [
-            "linux", f"mem={machine['memory']}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
-            f"uml_dir={_BOOT}/", "umid=virtual", "con=null", "con0=null,fd:1", "quiet", "print-fatal-signals=1",
-            "seccomp=auto", "time-travel=inf-cpu", f"time-travel-start={machine['start_ns']}",
-            f"init={_BOOT}/{_INIT}",
-        ]  # fmt: skip
-        environment = {"TMPDIR": str(_BOOT), "PATH": _PATH, **machine["kernel_environment"]}
-        os.execve(f"{_FILES}{machine['kernel']}", argv, environment)  # noqa: S606  # no shell is wanted
-    except OSError as error:
-        os.write(2, f"{error}\n".encode())
-    os._exit(UNFIT)
+    root, stage = machine["root"], machine["stage"]
+    console = os.open(f"{stage}/{CONSOLE}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    # Executable: UML maps its memory from a file here.
+    kernelcalls.mount("tmpfs", f"{root}{_BOOT}", "tmpfs", 0, "mode=1777,size=90%")
+    for folder in (_FILES, _STAGE, _NEW, _LAYER):
+        Path(f"{root}{folder}").mkdir()
+    parts = (machine["python"], Path(__file__).parent.parent, f"{stage}/{DESCRIPTION}")
+    Path(f"{root}{_BOOT}/{_NEXT}").write_text("".join(f"{part}\n" for part in parts), encoding="utf-8")
+    init = Path(f"{root}{_BOOT}/{_INIT}")
+    init.write_text(_INIT_SCRIPT, encoding="utf-8")
+    init.chmod(0o755)
+    kernelcalls.bind("/", f"{root}{_FILES}")
+    kernelcalls.bind(stage, f"{root}{_STAGE}")
+    kernelcalls.bind("/dev", f"{root}/dev")
+    kernelcalls.mount("proc", f"{root}/proc", "proc")
+    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (console, 1), (console, 2)):
+        os.dup2(source, target)
+    os.chroot(root)
+    os.chdir("/")
+    argv = [
+        "linux", f"mem={machine['memory']}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
+        f"uml_dir={_BOOT}/", "umid=virtual", "con=null", "con0=null,fd:1", "quiet", "print-fatal-signals=1",
+        "seccomp=auto", "time-travel=inf-cpu", f"time-travel-start={machine['start_ns']}",
+        f"init={_BOOT}/{_INIT}",
+    ]  # fmt: skip
+    environment = {"TMPDIR": str(_BOOT), "PATH": booting.PATH, **machine["kernel_environment"]}
+    os.execve(f"{_FILES}{machine['kernel']}", argv, environment)  # noqa: S606  # no shell is wanted
 
 
 def first(path: str) -> NoReturn:
     """The first process of the machine that a file describes; powers the machine off at the end."""
-    try:
+
+    def work() -> None:
         machine = json.loads(Path(path).read_text(encoding="utf-8"))
         _furnish(machine)
         _wait_until(machine["start_ns"] + _FURNISHED_NS)
@@ -139,11 +98,8 @@ def first(path: str) -> NoReturn:
             if Path(file).is_file():
                 shutil.copyfile(file, _KEPT / STAGE / OUTPUTS / f"file-{number}")
         (_KEPT / STAGE / STATUS).write_text(str(status), encoding="utf-8")
-    except Exception as error:  # noqa: BLE001  # nobody else could report it
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-    os.sync()
-    ctypes.CDLL(None).reboot(_POWER_OFF)
-    os._exit(1)
+
+    booting.be_first_and_power_off(work)
 
 
 def _furnish(machine: Mapping[str, Any]) -> None:
@@ -153,9 +109,7 @@ def _furnish(machine: Mapping[str, Any]) -> None:
     for number, folder in enumerate(hidden):
         (_BOOT / str(number)).mkdir()
         kernelcalls.bind(folder, _BOOT / str(number))
-    for target, kind in _OWN.items():
-        Path(target).mkdir(exist_ok=True)
-        kernelcalls.mount(kind, target, kind, 0, "mode=1777" if kind == "tmpfs" else "")
+    booting.mount_own(_OWN)
     for link, aim in _LINKS.items():
         Path(link).symlink_to(aim)
     for number, folder in enumerate(hidden):
@@ -168,15 +122,7 @@ def _furnish(machine: Mapping[str, Any]) -> None:
     for number, written in enumerate(machine["written"]):
         Path(written).mkdir(parents=True, exist_ok=True)
         kernelcalls.bind(_KEPT / STAGE / OUTPUTS / f"folder-{number}", written)
-    # This machine's tc may be older than the kernel, and take no seed.
-    root = _KEPT / ROOT
-    _TOOLS.mkdir()
-    loader = f"{root}/lib64/ld-linux-x86-64.so.2 --library-path {root}/lib/x86_64-linux-gnu"
-    for program in ("tc", "ip"):
-        tool = _TOOLS / program
-        tool.write_text(f'#!/bin/sh\nexec {loader} {root}/sbin/{program} "$@"\n', encoding="utf-8")
-        tool.chmod(0o755)
-    subprocess.run([_TOOLS / "ip", "link", "set", "lo", "up"], check=True)
+    booting.provide_tools(_KEPT / ROOT)
 
 
 def _wait_until(time_ns: int) -> None:
@@ -190,15 +136,6 @@ def _run(machine: Mapping[str, Any]) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     out = os.open(_KEPT / STAGE / STDOUT, flags)
     err = out if machine["one_output"] else os.open(_KEPT / STAGE / STDERR, flags)
-    environment = machine["environment"]
-    program = subprocess.Popen(
-        machine["argv"],
-        cwd=machine["cwd"],
-        env={**environment, "PATH": f"{_TOOLS}:{environment.get('PATH', _PATH)}"},
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=err,
-        start_new_session=True,
-    )
+    program = booting.start(machine, stdout=out, stderr=err)
     program.returncode = reap_until(program.pid)
     return program.returncode

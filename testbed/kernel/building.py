@@ -11,9 +11,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,6 +36,7 @@ SEED_VARIABLE = "TESTBED_KERNEL_SEED"
 _NEXT_SUITE = "testing"
 """Its kernels are newer, and several times faster: User-Mode Linux without ptrace (seccomp) came with 6.16."""
 _SOURCES = r"linux-source-[0-9.]+"
+_NUMBER = re.compile(r"[0-9]+")
 _TOOLS = (
     "bash", "bc", "bison", "coreutils", "dash", "diffutils", "findutils", "flex", "gcc", "grep", "gzip", "hostname",
     "libc6-dev", "m4", "make", "mawk", "perl-base", "python3-minimal", "sed", "tar", "xz-utils",
@@ -157,10 +161,10 @@ def remove() -> list[Path]:
     return folders
 
 
-def _order(source: str) -> tuple[list[int], str]:
-    """Packages by the numbers of their names, then by version."""
+def _order(source: str) -> tuple[list[int], ...]:
+    """Packages by the numbers of their names, then by those of their versions: 7.2.9 comes before 7.2.12."""
     package, _, version = source.partition(" ")
-    return [int(number) for number in package.rpartition("-")[2].split(".") if number.isdecimal()], version
+    return tuple([int(number) for number in _NUMBER.findall(text)] for text in (package, version))
 
 
 def _builds(recipe_digest: str | None = None) -> list[Path]:
@@ -265,20 +269,20 @@ def _build(temporary: Path, folder: Path, say: Callable[[str], None]) -> Virtual
     left_out = [word for pattern in _LEFT_OUT for word in ("--exclude", f"*/{pattern}")]
     tarball = f"/usr/src/{package}.tar.xz"
     unpack = ["tar", "--extract", "--file", tarball, "--directory", _TREE, "--strip-components=1", "--wildcards"]
-    _in_root(root, [*unpack, *left_out])
+    in_root(root, [*unpack, *left_out])
     (root / tarball[1:]).unlink()
     _seed_random(root / _TREE[1:] / _RANDOM_FILE, source)
     (root / _TREE[1:] / "virtual.config").write_text("\n".join([*configuration(), ""]), encoding="utf-8")
     make = ["make", "-C", _TREE, "ARCH=um"]
-    _in_root(root, [*make, "KCONFIG_ALLCONFIG=virtual.config", "allnoconfig"])
+    in_root(root, [*make, "KCONFIG_ALLCONFIG=virtual.config", "allnoconfig"])
     _check_options(root / _TREE[1:] / ".config", source)
     processors = len(os.sched_getaffinity(0))
     say(f"compiling on {processors} processors: about six minutes of processor time")
-    _in_root(root, [*make, f"-j{processors}", "linux"], say)
+    in_root(root, [*make, f"-j{processors}", "linux"], say)
     new = temporary / "new"
     new.mkdir()
     kernel = new / _KERNEL
-    _in_root(root, ["strip", "--strip-debug", f"{_TREE}/linux"])
+    in_root(root, ["strip", "--strip-debug", f"{_TREE}/linux"])
     shutil.copyfile(root / _TREE[1:] / "linux", kernel)
     kernel.chmod(0o755)
     _answer(kernel, "--version")
@@ -323,7 +327,7 @@ def _check_options(file: Path, source: str) -> None:
         raise EnvironmentUnfitError(f"{source} does not take these options: {', '.join(missing)}")
 
 
-def _in_root(root: Path, argv: list[str], say: Callable[[str], None] | None = None) -> None:
+def in_root(root: Path, argv: list[str], say: Callable[[str], None] | None = None) -> None:
     """Run a program on the tools' root file system, as root there. Raises EnvironmentUnfitError with its last lines."""
     as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     enter = ["unshare", *as_root, "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _IN_ROOT, "sh", str(root)]
@@ -343,15 +347,25 @@ def _in_root(root: Path, argv: list[str], say: Callable[[str], None] | None = No
             env={"PATH": _search_path()},
         ) as program,
     ):
-        for line in program.stdout or ():
-            last.append(line.strip())
-            compiled += line.split()[:1] in ([word] for word in _COMPILED)
-            now = time.monotonic()
-            if say is not None and now - reported >= _PROGRESS_EVERY_S:
-                reported = now
-                say(f"compiling: {compiled} files, {now - began:.0f} s")
-            if now - began > _BUILD_DEADLINE_S:
-                raise EnvironmentUnfitError(f"the kernel was not built within {_BUILD_DEADLINE_S / 60:g} minutes")
+        # Also of a program that prints nothing any more.
+        ends = threading.Timer(_BUILD_DEADLINE_S, os.killpg, (group, signal.SIGKILL))
+        ends.start()
+        try:
+            for line in program.stdout or ():
+                last.append(line.strip())
+                compiled += line.split()[:1] in ([word] for word in _COMPILED)
+                now = time.monotonic()
+                if say is not None and now - reported >= _PROGRESS_EVERY_S:
+                    reported = now
+                    say(f"compiling: {compiled} files, {now - began:.0f} s")
+        finally:
+            late = not ends.is_alive()
+            ends.cancel()
+    if late:
+        raise EnvironmentUnfitError(
+            f"building a kernel: `{' '.join(argv)}` did not end within {_BUILD_DEADLINE_S / 60:g} minutes; its last "
+            f"lines: {' | '.join(last)}"
+        )
     if program.returncode:
         raise EnvironmentUnfitError(
             f"building a kernel: `{' '.join(argv)}` failed with status {program.returncode}; its last lines: "

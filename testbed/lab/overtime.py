@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from testbed.errors import LabError
@@ -26,7 +27,7 @@ def series(seen: Observation) -> Iterator[Series]:
             crossed = seen.passages(str(port))
         except LabError:
             continue  # not impaired at the begin, or packets are missing: no delays, and no wrong ones
-        yield from _crossed(seen, str(port), crossed)
+        yield from _crossed(seen, str(port), crossed, ended_ns=capture.ended_ns)
 
 
 def _connections(seen: Observation, host: HostObservation) -> Iterator[Series]:
@@ -42,11 +43,13 @@ def _connections(seen: Observation, host: HostObservation) -> Iterator[Series]:
                 yield Series.of(f"{whose}: smoothed round trip", "s", round_trips)
 
 
-def _crossed(seen: Observation, port: str, crossed: list[Passage]) -> Iterator[Series]:
+def _crossed(seen: Observation, port: str, crossed: list[Passage], *, ended_ns: int | None) -> Iterator[Series]:
+    """What came later than the longest delay before the end, and was not seen again, may still be under way."""
     came = [(seen.seconds(passage.before.time_ns), passage) for passage in crossed]
     delays = [(time_s, passage.delay_s) for time_s, passage in came if passage.delay_s is not None]
     if delays:
         yield Series.of(f"{port}: one-way delay", "s", delays)
-        lost = [time_s for time_s, passage in came if passage.lost]
+        until_s = math.inf if ended_ns is None else seen.seconds(ended_ns) - max(delay_s for _, delay_s in delays)
+        lost = [time_s for time_s, passage in came if passage.lost and time_s <= until_s]
         drops = [(0.0, 0.0), *((time_s, float(count)) for count, time_s in enumerate(lost, start=1))]
         yield Series.of(f"{port}: packets lost", "packets", drops)

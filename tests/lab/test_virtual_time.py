@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed.kernel import building, progress
+from testbed.kernel import building, progress, virtual
 from testbed.lab.waiting import await_condition
+from tests.lab.programs import exchange_project
 
 pytestmark = [
     pytest.mark.skipif(
@@ -24,45 +25,13 @@ pytestmark = [
     pytest.mark.timeout(800),
 ]
 
-COMPOSE = """
-services:
-  client: &host
-    image: none
-    x-testbed: {local: {path: programs, python: true}}
-    command: sleep infinity
-  server: *host
-"""
-SERVER = """
-import socket
-listener = socket.create_server(("", 7000))
-print("listening", flush=True)
-peer, _ = listener.accept()
-while data := peer.recv(100):
-    peer.sendall(data)
-"""
-CLIENT = """
-import socket, time
-peer = socket.create_connection(("server", 7000))
-for _ in range(30):
-    began = time.monotonic_ns()
-    peer.sendall(bytes(20))
-    peer.recv(100)
-    print(time.monotonic_ns() - began)
-    time.sleep(60)
-"""
 SUITE = """
 import os, random, time
-import pytest
 
 def test_a_day():
     began = time.time()
     time.sleep(86400)
     assert 86400 <= time.time() - began < 86401
-
-@pytest.mark.impair("client -> server", "lossy-latency")
-def test_messages(lab):
-    lab.host("server").start(["python3", "server.py"], ready="listening")
-    assert lab.host("client").run(["python3", "client.py"], timeout="60min").ok
 
 def test_random_numbers(record_property):
     record_property("drawn", f"{os.urandom(8).hex()} {random.random()} {hash('word')}")
@@ -94,11 +63,8 @@ sys.exit(pytest.main(sys.argv[1:]))
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project."""
-    (tmp_path / "programs").mkdir()
-    (tmp_path / "programs/server.py").write_text(SERVER)
-    (tmp_path / "programs/client.py").write_text(CLIENT)
-    (tmp_path / "compose.yaml").write_text(COMPOSE)
-    (tmp_path / "test_suite.py").write_text(SUITE)
+    exchange_project.lay_out(tmp_path)
+    (tmp_path / "test_suite.py").write_text(exchange_project.test_of(count=30, every_s=60) + SUITE)
     (tmp_path / "test_spins.py").write_text(SPINS)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     return tmp_path
@@ -143,6 +109,31 @@ def test_two_runs_of_a_seed_are_the_same_to_the_last_bit_and_another_seed_differ
     assert drawn[0][1] != drawn[1][1]
     assert not (folder / "written.txt").exists()
     assert time.monotonic() - began < 3 * 86400 / 100
+
+
+def test_the_kernels_random_numbers_follow_the_seed_alone(tmp_path: Path) -> None:
+    """The same program with the same words: nothing else differs that could change them."""
+
+    def drawn(seed: int) -> str:
+        with (tmp_path / "output").open("w+b") as output:
+            status = virtual.run(
+                [sys.executable, "-S", "-E", "-c", "import os; print(os.urandom(16).hex())"],
+                seed=seed,
+                cwd=tmp_path,
+                outputs=virtual.Outputs(),
+                environment={},
+                say=print,
+                stdout=output,
+                stderr=output,
+                spin_limit_s=60,
+            )
+            output.seek(0)
+            text = output.read().decode()
+        assert (status, len(text)) == (0, 33), text
+        return text
+
+    first, second, other = map(drawn, (7, 7, 8))
+    assert first == second != other
 
 
 def test_a_program_that_spins_is_ended_and_named(folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,11 +66,29 @@ def test_the_newest_source_is_chosen_by_its_numbers(folder: Path) -> None:
 
 
 def test_seven_ten_is_newer_than_seven_two(folder: Path) -> None:
-    for source in ("linux-source-7.2 7.2.13-1", "linux-source-7.10 7.10.1-1", "linux-source-6.12 6.12.117-1"):
+    for source in (
+        "linux-source-7.2 7.2.13-1",
+        "linux-source-7.10 7.10.12-1",
+        "linux-source-7.10 7.10.9-1",
+        "linux-source-6.12 6.12.117-1",
+    ):
         put(folder, source)
     chosen = building.find()
     assert chosen is not None
-    assert chosen.source == "linux-source-7.10 7.10.1-1"
+    assert chosen.source == "linux-source-7.10 7.10.12-1"
+
+
+def test_a_build_that_says_nothing_any_more_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a program in place of unshare, whose child holds its output open."""
+    (tmp_path / "unshare").write_text("#!/bin/sh\necho compiling\nsleep 50\n")
+    (tmp_path / "unshare").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(building, "_BUILD_DEADLINE_S", 0.6)
+    began = time.monotonic()
+    message = r"`make linux` did not end within 0\.01 minutes; its last lines: compiling"
+    with pytest.raises(EnvironmentUnfitError, match=message):
+        building.in_root(tmp_path, ["make", "linux"])
+    assert time.monotonic() - began < 40
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.agent.machine",
         "testbed.agent.subordinate",
         "testbed.agent.trials",
-        "testbed.agent.virtual",
+        "testbed.agent.booting",
         "testbed.kernel.archive",
         "testbed.kernel.building",
         "testbed.kernel.machine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import InvalidValueError, LabError
+from testbed.lab import overtime
 from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.impairer import Impairer
 from testbed.lab.keeping import file_name
@@ -139,3 +141,22 @@ def test_a_port_without_impairment_has_one_side_that_is_both() -> None:
     )
     assert seen.flows("server")[0].handshake == seen.flows("server@lan", "after")[0].handshake
     assert seen.seconds(1_500_000_000) == 0.5
+
+
+@pytest.mark.parametrize(("ended_ms", "drops"), [(1000, [0.0, 1.0, 2.0]), (70, [0.0, 1.0]), (None, [0.0, 1.0, 2.0])])
+def test_a_packet_that_may_still_be_under_way_at_the_end_is_not_drawn_as_lost(
+    ended_ms: int | None, drops: list[float]
+) -> None:
+    """Of three packets the first takes 30 ms, the second is lost, and the third came 20 ms before the short end."""
+    wire = Wire()
+    for number, at_ms in enumerate((10, 20, 50)):
+        wire.client(number, b"x", at_ms=at_ms)
+    passed = replace(wire.packets[0], place=1, time_ns=40_000_000)
+    capture = Capture(
+        places=(Place(name="before", side="before"), Place(name="after")),
+        packets=(*wire.packets[:2], passed, wire.packets[2]),
+        ended_ns=None if ended_ms is None else ended_ms * 1_000_000,
+    )
+    seen = Observation(hosts={"server": host("server")}, captures={PortRef("server", "lan"): capture})
+    lost = next(series for series in overtime.series(seen) if series.name == "server@lan: packets lost")
+    assert list(lost.values) == drops

@@ -41,10 +41,12 @@ UNKNOWN = FoundImage(
 
 
 def cache() -> Cache:
-    """The unpacked images of the user; on the machine of a carried kernel, which only reads the user's, its own."""
-    if os.path.exists("/proc/exitcode"):  # User-Mode Linux has it, and no other; below /run nobody sees the images
+    """The unpacked images of the user; a machine that can only read these, as a carried kernel's, has its own."""
+    folder = kernel.cache() / "images"
+    above = next(path for path in (folder, *folder.parents) if path.is_dir())
+    if os.statvfs(above).f_flag & os.ST_RDONLY:
         return Cache(Path("/var/tmp/testbed/images"))  # noqa: S108  # that machine's, which has one user
-    return Cache(kernel.cache() / "images", owners.of_user())
+    return Cache(folder, owners.of_user())
 
 
 class Images:

@@ -101,9 +101,8 @@ def start(channel: Channel, programs: Sequence[LocalProgram]) -> None:
     try:
         answers = channel.call("start", programs=[program.request for program in programs])
     except AgentError as error:
-        what = " and ".join(f"`{program.host}`: cannot start {' '.join(program.argv)}" for program in programs[:1])
-        more = f" (or one of {len(programs) - 1} more)" if programs[1:] else ""
-        raise LabError(f"{what}{more}: {error}") from None
+        first, more = programs[0], f" (or one of {len(programs) - 1} more)" if programs[1:] else ""
+        raise LabError(f"`{first.host}`: cannot start {' '.join(first.argv)}{more}: {error}") from None
     for program, answer in zip(programs, answers, strict=True):
         program.number, program.refused = answer["program"], answer["refused"]
 
