@@ -10,6 +10,7 @@ import pytest
 from testbed import Lab
 from testbed.evidence.verdict import Verdict
 from testbed.paper import CLAIMS, examine
+from testbed.paper.context import PAPER_PORT, ExperimentContext
 from testbed.paper.outcomes import ClaimOutcome
 
 EXPECTED: dict[str, Verdict] = {  # C7, C9, C10 and C12 have modules of their own
@@ -56,8 +57,29 @@ def test_a_claim_is_found_as_it_is_and_by_its_mechanism(lab: Lab, names: tuple[s
     earlier: dict[str, ClaimOutcome] = {}
     for name in names:
         outcome = earlier[name] = examine(CLAIMS[name], lab, tmp_path, quick=True, earlier=earlier)
-        assert outcome.finding is EXPECTED[name], outcome
+        assert outcome.finding is EXPECTED[name], outcome.sentence
         wanted = EXACTLY.get(name, {})
         assert {number: outcome.mechanism[number] for number in wanted} == wanted, outcome
         assert BESIDES.get(name, bool)(outcome.mechanism), outcome
         assert all((tmp_path / file).stat().st_size > 0 for file in outcome.evidence)
+
+
+_HALF_CLOSED = """
+import signal, socket
+listener = socket.create_server(("127.0.0.1", 8888))
+closed, open_still = socket.create_connection(("127.0.0.1", 8888)), listener.accept()[0]
+closed.close()
+open_still.recv(1)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+def test_a_connection_that_only_waits_for_a_lost_fin_holds_no_claim_up(lab: Lab, tmp_path: Path) -> None:
+    client = lab.host("client")
+    client.start(["python3", "-c", _HALF_CLOSED], ready="ready")
+    ends = [end["state"] for end in client.connections() if end["remote_port"] == PAPER_PORT]
+    assert ends == ["FIN-WAIT-2"]
+    context = ExperimentContext(lab=lab, folder=tmp_path)
+    context.paper_client("not held up")
+    context.await_closed(PAPER_PORT, deadline_s=20)
