@@ -2,7 +2,8 @@
 
 The delays are measured in turns, flight by flight, on a Compose stack and a local one that are up together; what is
 judged is the 99 % confidence interval of the mean difference of the flights' medians (Student's t). The full run takes
-every test of tests/lab and tests/paper that runs on both; ``--quick`` those of a few files. Writes ``report/labs.md``.
+every test of tests/lab and tests/paper that runs on both; ``--quick`` those of one file, one delay and two services.
+Writes ``report/labs.md``.
 
 Both parts also for Redis, nginx, PostgreSQL, Mosquitto and a Python web service, in the files of their images: a suite
 of 15 tests, a third of which must fail. ``--services`` takes these alone.
@@ -34,11 +35,12 @@ APART_S = 0.0003
 SERVICES = common.ROOT / "benchmarks/services/compose.yaml"
 _FLIGHTS, _QUICK_FLIGHTS = 30, 8
 _PROBES = 200
-_DELAYS_S = (0.0, 0.05)
+_DELAYS_S, _QUICK_DELAYS_S = (0.0, 0.05), (0.05,)
 _T_99 = {8: 3.499, 30: 2.756}
 """Student's t, 99 % two-sided, for so many flights less one (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
 _FOLDERS = ("tests/lab", "tests/paper")
-_QUICK_FILES = ("tests/lab/test_programs.py", "tests/lab/test_narrowed.py")
+_QUICK_FILES = ("tests/lab/test_narrowed.py",)
+_QUICK_SERVICES = ("redis", "web")
 _DEADLINE_S = 3600.0
 
 
@@ -54,7 +56,7 @@ def measure(report: Report) -> None:
 def _measure_delays(report: Report, stack: Path, link: str) -> None:
     flights = _QUICK_FLIGHTS if report.quick else _FLIGHTS
     with ComposeLab(stack, say=report.say) as compose, LocalLab(stack, say=report.say) as local:
-        for delay_s in _DELAYS_S:
+        for delay_s in _QUICK_DELAYS_S if report.quick else _DELAYS_S:
             report.say(f"{delay_s * 1e3:g} ms on both labs, in turns")
             for lab in (compose, local):
                 lab.link(link).impair(Impairment(delay_s=delay_s or None, limit_packets=1000))
@@ -85,12 +87,12 @@ def _median_s(lab: Lab, link: str, delay_s: float) -> float:
 def _compare_services(report: Report) -> None:
     """The suite of the services on one lab after the other."""
     outcomes = {}
+    chosen = ["-k", " or ".join(_QUICK_SERVICES)] if report.quick else []
     for kind in ("compose", "local"):
         report.say(f"the services' suite, --lab {kind}")
         with tempfile.TemporaryDirectory(prefix="testbed-labs-") as folder:
-            root = _junit(
-                Path(folder), [f"--lab={kind}", f"--compose-file={SERVICES}", str(SERVICES.parent / "suite.py")]
-            )
+            options = [f"--lab={kind}", f"--compose-file={SERVICES}", *chosen]
+            root = _junit(Path(folder), [*options, str(SERVICES.parent / "suite.py")])
         outcomes[kind] = {str(case.get("name")): _outcome(case) for case in root.iter("testcase")}
     compose, local = outcomes["compose"], outcomes["local"]
     differ = [name for name in {*compose, *local} if compose.get(name) != local.get(name)]
