@@ -1,7 +1,8 @@
 """Real services on the local lab, in the files of their images, beside plain Compose in one run.
 
 Redis, nginx, PostgreSQL, Mosquitto and a Python web service: up, impaired, a request each, down; `docker compose up
---wait` of the same file. Beside that: the first unpacking of an image and `docker export | tar x` of it, in pairs, and
+--wait` of the same file. Once more as an ordinary user, who has no engine and their images as archives (not with
+``--quick``). Beside that: the first unpacking of an image and `docker export | tar x` of it, in pairs, and
 many hosts of one image: how long until they are up, and the memory of their processes.
 
 Building the services' images is a step before all of this, with its own time: minutes at the first run, a second later.
@@ -10,6 +11,7 @@ Building the services' images is a step before all of this, with its own time: m
 from __future__ import annotations
 
 import fcntl
+import os
 import secrets
 import shlex
 import shutil
@@ -21,6 +23,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
+
+import yaml
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
@@ -41,7 +46,7 @@ TIMES_COMPOSE = 5.0
 TIMES_EXPORT = 1.5
 HOSTS_S = {100: 1.5, 1000: 15.0}
 CONSTANT_WITHIN = 0.2
-_ROUNDS, _QUICK_ROUNDS = 5, 2
+ROUNDS, _QUICK_ROUNDS = 5, 2
 _SIZES, _QUICK_MOST = (10, 55, 100, 1000), 100
 _DEADLINE_S = 300.0
 
@@ -49,7 +54,7 @@ _DEADLINE_S = 300.0
 def measure(report: Report) -> None:
     """All of it. Raises EnvironmentUnfitError if there is no engine, or no local lab."""
     engine = Engine()
-    rounds = _QUICK_ROUNDS if report.quick else _ROUNDS
+    rounds = _QUICK_ROUNDS if report.quick else ROUNDS
     runs.clear_stale(engine, report.say)
     report.say("building the services' images, and unpacking them: minutes at the first run")
     report.note(f"building and unpacking: {timed(lambda: _ready(report)):.0f} s, before all that is measured")
@@ -57,9 +62,7 @@ def measure(report: Report) -> None:
     for number in range(rounds):
         report.say(f"round {number + 1} of {rounds}")
         began = time.perf_counter()
-        with LocalLab(SERVICES) as lab:
-            local_s.append(time.perf_counter() - began)
-            _use(lab)
+        local_s.append(up_and_use(SERVICES))
         whole_s.append(time.perf_counter() - began)
         began = time.perf_counter()
         with ComposeLab(SERVICES):
@@ -76,8 +79,69 @@ def measure(report: Report) -> None:
         )
     )
     report.note(f"up, five links impaired, a request each, down: {statistics.median(whole_s):.2f} s on the local lab")
+    if not report.quick and os.geteuid() == 0:
+        _measure_without_root(report, compose)
     _measure_unpacking(report, engine, pairs=2 * rounds if not report.quick else rounds)
     _measure_hosts(report)
+
+
+def up_and_use(file: Path) -> float:
+    """Bring the services up on the local lab, use them, and take them down; how long until they were up, in seconds."""
+    began = time.perf_counter()
+    with LocalLab(file) as lab:
+        up_s = time.perf_counter() - began
+        _use(lab)
+    return up_s
+
+
+def _measure_without_root(report: Report, compose_s: float) -> None:
+    """The same rounds as a user who is not root and finds no engine; ``compose_s``: what Compose took in this run."""
+    report.say(f"the same as an ordinary user, {ROUNDS} rounds")
+    composition = yaml.safe_load(SERVICES.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(prefix="testbed-images-", dir="/var/tmp") as name:
+        folder = Path(name)
+        for service, plan in LocalLab(SERVICES).plan.services.items():
+            if plan.image is None:
+                raise BenchmarkError(f"the engine has no image of {service}")
+            subprocess.run(
+                ["docker", "save", "-o", str(folder / f"{service}.tar"), plan.image.id], check=True, timeout=_DEADLINE_S
+            )
+            (folder / f"{service}.tar").chmod(0o644)
+            body = composition["services"][service]
+            body["x-testbed"] = {"local": {"image": f"./{service}.tar"}}
+            del body["build"]
+        (folder / "compose.yaml").write_text(yaml.safe_dump(composition), encoding="utf-8")
+        junit = folder / "of-the-user/junit.xml"
+        for path in (folder, junit.parent):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o777)
+        argv = ["scripts/ordinary", "-q", f"--compose-file={folder}/compose.yaml", f"--junit-xml={junit}"]
+        done = subprocess.run(
+            [*argv, "benchmarks/services/without_root.py"],
+            cwd=common.ROOT, capture_output=True, text=True, check=False, timeout=_DEADLINE_S,
+        )  # fmt: skip
+        if done.returncode:
+            raise BenchmarkError(
+                f"as an ordinary user: status {done.returncode}: {(done.stdout + done.stderr)[-1000:]}"
+            )
+        seen = [
+            (entry.get("name"), float(entry.get("value", "")))
+            for entry in ElementTree.parse(junit).getroot().iter("property")  # noqa: S314  # pytest has just written it
+            if entry.get("name") in ("uid", "up_s")
+        ]
+    if ("uid", 0.0) in seen or not seen:
+        raise BenchmarkError(f"no ordinary user ran: {seen}")
+    local_s = statistics.median(value for name, value in seen if name == "up_s")
+    report.check(
+        Check(
+            name=f"five services up without root: times faster than on the engine, median of {ROUNDS}",
+            value=compose_s / local_s,
+            bound=TIMES_COMPOSE,
+            unit="×",
+            at_least=True,
+            rivals={"local lab": f"{local_s:.2f} s", "Compose lab (`docker compose up`)": f"{compose_s:.2f} s"},
+        )
+    )
 
 
 def _use(lab: Lab) -> None:
