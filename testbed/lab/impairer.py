@@ -225,9 +225,9 @@ class Impairer:
             spare = not spare
         command = qdisc.leaf(device, minor, impairment, spare=spare)
         lines += [command, *qdisc.bucket(device, minor, impairment, spare=spare)]
-        leading = qdisc.filters(minor, source.addresses, ref.traffic, part=source.part, by_number=by_number)
-        if source.led and source.counted == by_number:
-            leading = []
+        leading: list[qdisc.Filter] = []
+        if not source.led or source.counted != by_number:
+            leading = qdisc.filters(minor, source.addresses, ref.traffic, part=source.part, by_number=by_number)
         if by_number:
             lines += qdisc.count(device, minor, self.store_count(port, impairment))
         lines += [filter_.put(device) for filter_ in leading]

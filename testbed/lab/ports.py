@@ -363,8 +363,10 @@ class Ports:
     def watch_fragments(self, ref: LinkRef) -> None:
         """Begin to count other traffic's fragments in a narrowed link's class, unless the link is impaired or cut."""
         port, source = self.known(ref)
+        if source.impairment is not None or source.cut is not None:
+            return
         mac = self._backend.hosts[ref.src].mac(ref.network)
-        if source.impairment is not None or source.cut is not None or mac is None:
+        if mac is None:
             return
         source.since_s = time.monotonic()
         watch = fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)

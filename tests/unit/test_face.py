@@ -19,7 +19,7 @@ from testbed.netem import qdisc
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import LinkRef
 from testbed.spec.profile import Profile
-from tests.unit.fakes import FakeLab
+from tests.unit.fakes import FakeHost, FakeLab
 
 LINK = "client -> server"
 REF = LinkRef("client", "server", "lan")
@@ -50,6 +50,16 @@ def test_a_lab_has_in_public_what_the_reference_teaches_and_nothing_else() -> No
 
 
 # --- ports ---------------------------------------------------------------------------------------------
+
+
+def test_a_change_of_an_impaired_link_is_one_request_and_asks_no_host(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.impair(LINK, delay="10ms")
+    lab.agent.calls.clear()
+    monkeypatch.setattr(FakeHost, "mac", lambda _host, _network: pytest.fail("a request to an engine or a host"))
+    lab.impair(LINK, delay="20ms")
+    assert lab.agent.calls == ["tc"]
 
 
 def test_a_link_is_impaired_at_its_receivers_port_and_read_back(lab: FakeLab) -> None:
