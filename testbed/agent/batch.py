@@ -2,7 +2,7 @@
 
 ``tc -force -s -j -batch -`` reads commands from stdin until its end. It prints one JSON array per ``show``, errors as
 they occur, and after each error ``Command failed -:N`` with the number of the line. There is no other framing. So each
-batch ends with a show that always succeeds, and we read until there is an array for every show that did not fail.
+batch ends with a line that always fails, and takes two system calls where the cheapest show takes four.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import Any
 from .protocol import Refused
 
 _FAILED = re.compile(r"Command failed .*:(\d+)$")
+_END = "testbed"
+"""No command of tc or ip, and no abbreviation of one."""
 
 # A carried kernel's console is a terminal, whose line discipline holds 4096 unread bytes and drops the rest.
 _CHUNK_BYTES = 2048
@@ -57,14 +59,13 @@ class Batch:
     The lines of one thread may come between those of another, but each thread gets its own output.
     """
 
-    def __init__(self, write_fd: int, read_fd: int, name: str, *, sync: str, alive: Callable[[], str | None]) -> None:
-        """``sync``: a show that always succeeds. ``alive``: why the tool has ended, or None while it has not."""
+    def __init__(self, write_fd: int, read_fd: int, name: str, *, alive: Callable[[], str | None]) -> None:
+        """``alive``: why the tool has ended, or None while it has not."""
         self._write_fd = write_fd
         self._read_fd = read_fd
         self._readable = select.poll()  # not select(2): an agent of many hosts has descriptors beyond its 1024
         self._readable.register(read_fd, select.POLLIN)
         self._name = name
-        self._sync = sync
         self._alive = alive
         # Held for one exchange: a chunk and its output.
         self._lock = threading.RLock()
@@ -122,21 +123,16 @@ class Batch:
     def _synchronise(self, deadline_s: float) -> None:
         # A new name distinguishes this output from lost output, even that of a lost synchronisation.
         self._synchronisations += 1
-        no_device = f"testbed-{self._synchronisations % 10**6}"
-        self._write(f"{self._sync.split()[0]} show dev {no_device}\n{self._sync}\n")
+        name = f"{_END}-{self._synchronisations % 10**6}"
+        self._write(f"{name}\n")
         deadline = time.monotonic() + deadline_s
-        named = failed = False
-        while True:
-            line = self._read_line(deadline)
-            if f'"{no_device}"' in line:
-                named = True
-            elif named and (match := _FAILED.search(line)):
-                self._sent = int(match[1]) + 1
-                failed = True
-            elif failed and _array(line) is not None:
-                self._messages.clear()
-                self._lost = False
-                return
+        while f'"{name}"' not in self._read_line(deadline):
+            pass
+        while (match := _FAILED.search(self._read_line(deadline))) is None:
+            pass
+        self._sent = int(match[1])
+        self._messages.clear()
+        self._lost = False
 
     def _run_chunk(self, lines: Sequence[str], output: BatchOutput, deadline_s: float) -> None:
         with self._lock:
@@ -147,33 +143,30 @@ class Batch:
             self._exchange(lines, output, deadline_s)
 
     def _exchange(self, lines: Sequence[str], output: BatchOutput, deadline_s: float) -> None:
-        first = self._sent + 1
-        numbered = dict(enumerate((*lines, self._sync), start=first))
+        numbered = dict(enumerate((*lines, _END), start=self._sent + 1))
         self._sent += len(numbered)
         self._messages.clear()
         self._lost = True
         self._write("".join(f"{line}\n" for line in numbered.values()))
-        shows = [number for number, line in numbered.items() if " show " in line or " get " in line]
-        arrays: list[Any] = []
-        failed: set[int] = set()
         text: list[str] = []
         deadline = time.monotonic() + deadline_s
-        while len(arrays) + len(failed.intersection(shows)) < len(shows):
+        while self._lost:
             line = self._read_line(deadline)
             if (array := _array(line)) is not None:
-                arrays.append(array)
+                output.shown.append(array)
                 output.notes += text
                 text = []
             elif match := _FAILED.search(line):
                 number = int(match[1])
-                failed.add(number)
-                reason = "; ".join(text) or "no reason given"
-                output.complaints.append({"line": numbered.get(number, f"line {number}"), "text": reason})
+                if number == self._sent:
+                    output.notes += text[:-1]  # the last is about our own line
+                    self._lost = False
+                else:
+                    reason = "; ".join(text) or "no reason given"
+                    output.complaints.append({"line": numbered.get(number, f"line {number}"), "text": reason})
                 text = []
             elif line:
                 text.append(line)
-        output.shown += arrays[:-1]
-        self._lost = False
 
     def _write(self, text: str) -> None:
         data = text.encode()
@@ -227,13 +220,12 @@ class LocalTool:
     """``tc`` or ``ip`` of this kernel, as a child process; restarted if a line made it exit."""
 
     def __init__(
-        self, argv: Sequence[str], *, sync: str, environment: Mapping[str, str] | None = None, root: Path | None = None
+        self, argv: Sequence[str], *, environment: Mapping[str, str] | None = None, root: Path | None = None
     ) -> None:
         """``root``: the root file system that has the tool, if not this one."""
         self._root = root
         self.argv = list(argv)
         self._environment = environment
-        self._sync = sync
         self.process: subprocess.Popen[bytes] | None = None
         self._batch: Batch | None = None
         self._lock = threading.RLock()
@@ -265,9 +257,7 @@ class LocalTool:
                         process.wait(0.2)
                 return None if process.poll() is None else f"exit status {process.returncode}"
 
-            self._batch = batch = Batch(
-                process.stdin.fileno(), process.stdout.fileno(), self.argv[0], sync=self._sync, alive=ended
-            )
+            self._batch = batch = Batch(process.stdin.fileno(), process.stdout.fileno(), self.argv[0], alive=ended)
             batch.synchronise(deadline_s=5.0)
         return self._batch
 

@@ -25,9 +25,6 @@ from . import guest_folder, kernelcalls, qdiscreader, splice
 from .batch import Batch, in_root
 from .protocol import Refused
 
-TC_SYNC = "filter show dev lo"
-"""A show of tc that always succeeds and is cheap; one of qdiscs would go through those of every device."""
-
 _MEMORY = "192M"
 _BOOT_DEADLINE_S = 100.0  # it may have a twentieth of a busy machine's processors; the lab waits longer
 
@@ -199,8 +196,8 @@ class CarriedKernel:
             os.close(descriptor)
         self._waker: _Waker | None = None
         (tc_in, ip_in, helper_in), (tc_out, ip_out, helper_out) = self._descriptors[:3], self._descriptors[3:]
-        self.tc = Batch(tc_in, tc_out, "tc", sync=TC_SYNC, alive=self.died)
-        self.ip = Batch(ip_in, ip_out, "ip", sync="link show dev lo", alive=self.died)
+        self.tc = Batch(tc_in, tc_out, "tc", alive=self.died)
+        self.ip = Batch(ip_in, ip_out, "ip", alive=self.died)
         helper = qdiscreader.RelayedKernel(helper_in, helper_out, alive=self.died)
         self.qdisc_reader = qdiscreader.QdiscReader(helper)
         self._tools = [self.ip, self.tc]

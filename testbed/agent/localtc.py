@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 from .batch import Batch, LocalTool
-from .carried import TC_SYNC
 from .protocol import Refused
 from .qdiscreader import OwnKernel, QdiscReader
 
@@ -35,7 +34,7 @@ class LocalTc:
     def _in_root(self, root: Path | None) -> LocalTool:
         environment = {**os.environ, "TC_LIB_DIR": str(self.folder)}
         argv = ["tc", "-force", "-s", "-j", "-batch", "-"]
-        return LocalTool(argv, sync=TC_SYNC, root=root, environment=environment)
+        return LocalTool(argv, root=root, environment=environment)
 
     def run_from(self, root: Path) -> None:
         """Run the tc of another root file system from now on."""

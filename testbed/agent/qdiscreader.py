@@ -88,7 +88,8 @@ class RelayedKernel:
         """Wait for the line ``ready``: from then on the console can be written to."""
         data, deadline = b"", time.monotonic() + deadline_s
         while not data.endswith(b"ready\n"):
-            data += self.receive(deadline)
+            # No nudge: its acknowledgement might come together with the line.
+            data += self._receive(deadline, nudge=False)
 
     def send(self, data: bytes) -> None:
         """Write all bytes."""
@@ -100,13 +101,16 @@ class RelayedKernel:
 
     def receive(self, deadline: float) -> bytes:
         """See `NetlinkChannel`."""
+        return self._receive(deadline, nudge=True)
+
+    def _receive(self, deadline: float, *, nudge: bool) -> bytes:
         while True:
             left = deadline - time.monotonic()
             # Not select(2), which takes no descriptor above 1023: a lab of many hosts has such.
             waiting = select.poll()
             waiting.register(self._read_fd, select.POLLIN)
             ready = waiting.poll(1000 * max(0.0, min(left, NUDGE_AFTER_S)))
-            if not ready:
+            if nudge and not ready:
                 self.send(_NUDGE)
             if ready and (data := os.read(self._read_fd, 65536)):
                 return data
@@ -152,17 +156,19 @@ class QdiscReader:
     def _get(self, places: Sequence[tuple[int, int]], deadline: float) -> Iterator[QdiscAccount | str | None]:
         first = self._sequence + 1
         self._sequence += len(places)
-        self._channel.send(b"".join(_request(number, *place) for number, place in enumerate(places, first)))
+        last = self._sequence
+        requests = (_request(number, *place, last=number == last) for number, place in enumerate(places, first))
+        self._channel.send(b"".join(requests))
         results: dict[int, QdiscAccount | str | None] = {}
-        ended: set[int] = set()
-        while len(ended) < len(places):
+        ended = False
+        while not ended:
             kind, number, body = self._message(deadline)
             if number < first:
                 continue  # the reply to a nudge, or a late one
             if kind == _RTM_NEWQDISC:
                 results[number] = account(body)
             elif kind == _ERROR:
-                ended.add(number)
+                ended = number == last
                 (code,) = struct.unpack_from("=i", body)
                 if code and -code != errno.ENOENT:  # ENOENT: no such class, so no qdisc
                     results[number] = os.strerror(-code)
@@ -182,9 +188,12 @@ class QdiscReader:
         return int(length)
 
 
-def _request(number: int, ifindex: int, parent: int) -> bytes:
+def _request(number: int, ifindex: int, parent: int, *, last: bool) -> bytes:
+    # A class's default queue is not reported, and only an acknowledgement would show that there is none. The kernel
+    # takes requests in order, so that of the last one is enough: in a carried kernel each message costs a system call.
     # Older kernels reply to listeners (RTNLGRP_TC), and to the requester only with NLM_F_ECHO.
-    header = (_HEADER.size + _TCMSG.size, _RTM_GETQDISC, _REQUEST | _ACK | _ECHO, number, 0)
+    flags = _REQUEST | _ECHO | (_ACK if last else 0)
+    header = (_HEADER.size + _TCMSG.size, _RTM_GETQDISC, flags, number, 0)
     return _HEADER.pack(*header) + _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0)
 
 

@@ -33,7 +33,7 @@ os.close(held)
 awaited("/sys/class/net/seen/operstate", "down")
 opened = [taps.open_tap(name) for name in ("end", "gate")]
 way = detour.Detour("veth", 51, end="end", gate="gate")
-tool = batch.LocalTool(["tc", "-force", "-s", "-j", "-batch", "-"], sync=carried.TC_SYNC)
+tool = batch.LocalTool(["tc", "-force", "-s", "-j", "-batch", "-"])
 way.prepare(tool.batch(), mtu=1500, queue_packets=100)
 print(Path("/sys/class/net/gate/brport/state").read_text().strip(), flush=True)
 with netlink.Netlink() as here:

@@ -32,10 +32,13 @@ while data := os.read(0, 65536):
     for line in lines:
         number += 1
         words = line.decode().split()
-        if held is not None and words[-1].startswith("testbed-"):
+        if held is not None and words[0].startswith("testbed-"):
             late, held = held, None
             os.write(1, late.encode())
-        if words[1] == "show" and words[-1].startswith("testbed-"):
+        if words[0].startswith("testbed"):
+            say(f'Object "{{words[0]}}" is unknown, try "tc help".')
+            say(f"Command failed -:{{number}}")
+        elif words[1] == "show" and words[-1].startswith("testbed-"):
             say(f'Cannot find device "{{words[-1]}}"')
             say(f"Command failed -:{{number}}")
         elif words[1] == "show":
@@ -58,7 +61,6 @@ while data := os.read(0, 65536):
         elif words[1] == "hold":
             held = ""
 """
-SYNC = "qdisc show dev lo"
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def tc(tmp_path: Path) -> Iterator[LocalTool]:
     script = tmp_path / "tc"
     script.write_text(FAKE_TC)
     script.chmod(0o755)
-    tool = LocalTool([str(script)], sync=SYNC)
+    tool = LocalTool([str(script)])
     yield tool
     tool.close()
 
@@ -192,14 +194,14 @@ def test_a_tool_that_closed_its_end_is_replaced_though_it_still_runs(tc: LocalTo
 
 def test_a_tool_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        LocalTool([str(tmp_path / "tc")], sync=SYNC).batch()
+        LocalTool([str(tmp_path / "tc")]).batch()
 
 
 def test_a_tool_that_ends_at_once_says_why(tmp_path: Path) -> None:
     script = tmp_path / "tc"
     script.write_text("#!/bin/sh\necho 'Object \"frob\" is unknown'\nexit 2\n")
     script.chmod(0o755)
-    tool = LocalTool([str(script)], sync=SYNC)
+    tool = LocalTool([str(script)])
     with pytest.raises(Refused) as refused:
         tool.batch()
     tool.close()
@@ -226,7 +228,7 @@ class Console:
         read_fd, self._answers = os.pipe()
         self._descriptors = [self._requests, write_fd, read_fd, self._answers]
         os.write(self._answers, answers)
-        self.batch = Batch(write_fd, read_fd, "tc", sync=SYNC, alive=lambda: died)
+        self.batch = Batch(write_fd, read_fd, "tc", alive=lambda: died)
 
     def asked(self) -> bytes:
         return os.read(self._requests, 65536)
@@ -248,14 +250,14 @@ def console(request: pytest.FixtureRequest) -> Iterator[Console]:
     console.close()
 
 
-GREETING = b'Cannot find device "testbed-1"\r\nCommand failed -:1\r\n[{"kind":"noqueue"}]\r\n'
+GREETING = b'Object "testbed-1" is unknown, try "tc help".\r\nCommand failed -:1\r\n'
 
 
 @pytest.mark.parametrize("console", [(b"modprobe: noise\nready\r\n" + GREETING,)], indirect=True)
 def test_a_console_is_spoken_to_once_it_says_ready(console: Console) -> None:
     console.batch.await_ready(deadline_s=5)
     console.batch.synchronise(deadline_s=5)
-    assert console.asked() == b"qdisc show dev testbed-1\nqdisc show dev lo\n"
+    assert console.asked() == b"testbed-1\n"
 
 
 @pytest.mark.parametrize(
@@ -263,15 +265,18 @@ def test_a_console_is_spoken_to_once_it_says_ready(console: Console) -> None:
     [
         (
             b"Command failed -:8\n[]\n"
-            b'Cannot find device "testbed-1"\nCommand failed -:41\n[]\nCommand failed -:43\n[]\n',
+            b'Object "testbed-1" is unknown\nCommand failed -:41\nCommand failed -:42\nCommand failed -:43\n',
         ),
-        (b'[]\n[]\nCannot find device "testbed-1"\n[]\nCommand failed -:41\n[]\nCommand failed -:43\n[]\n',),
+        (
+            b'[]\n[]\nObject "testbed-1" is unknown\n[]\n'
+            b"Command failed -:41\nCommand failed -:42\nCommand failed -:43\n",
+        ),
     ],
     indirect=True,
 )
 def test_the_line_count_is_learnt_from_the_answer_to_our_own_question(console: Console) -> None:
     console.batch.synchronise(deadline_s=5)
-    # The question was line 41, the show behind it 42: what fails in 43 is the first line of the next batch.
+    # The question was line 41: what fails in 42 is the first line of the next batch, and 43 its end.
     assert console.batch.run(["qdisc fail"]).complaints == [{"line": "qdisc fail", "text": "no reason given"}]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import struct
 import threading
 from collections.abc import Sequence
 
 import pytest
 
+from testbed.agent import qdiscreader
 from testbed.agent.protocol import Refused
 from testbed.agent.qdiscreader import QdiscReader, RelayedKernel, account
 
@@ -166,3 +168,23 @@ def test_a_console_that_was_overlooked_is_nudged_until_it_answers() -> None:
             os.close(descriptor)
     assert isinstance(row, dict)
     assert kinds == [38, 1], "RTM_GETQDISC, then NLMSG_NOOP"
+
+
+def test_a_helper_that_starts_slowly_is_ready_once_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qdiscreader, "NUDGE_AFTER_S", 0.001)
+    (theirs, write_fd), (read_fd, answers) = os.pipe(), os.pipe()
+
+    def start_slowly() -> None:
+        nudged = select.poll()
+        nudged.register(theirs, select.POLLIN)
+        # What came meanwhile is answered at once, and read together with the line.
+        os.write(answers, b"ready\n" + (end(0) if nudged.poll(50) else b""))
+
+    helper = threading.Thread(target=start_slowly)
+    helper.start()
+    try:
+        RelayedKernel(write_fd, read_fd, alive=lambda: None).await_ready(deadline_s=1)
+    finally:
+        helper.join(5)
+        for descriptor in (theirs, write_fd, read_fd, answers):
+            os.close(descriptor)
