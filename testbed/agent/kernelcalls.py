@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import struct
+from functools import cache
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,6 +51,12 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+@cache
+def clock_is_simulated() -> bool:
+    """Whether this kernel's clock stands still while programs run: User-Mode Linux's time travel, on one processor."""
+    return b" time-travel" in Path("/proc/cmdline").read_bytes()
 
 
 def _checked(result: int, call: str) -> None:

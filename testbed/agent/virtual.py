@@ -27,13 +27,15 @@ from .processes import reap_until
 
 # In the root file system that the kernel starts from; all of it is this machine's memory, and ends with the kernel.
 _BOOT = Path("/run")
-_FILES, _STAGE, _NEW, _LAYER = (_BOOT / name for name in ("files", "stage", "new", "layer"))
+_FILES, _COMPILED, _STAGE, _NEW, _LAYER = (_BOOT / name for name in ("files", "compiled", "stage", "new", "layer"))
 _INIT, _NEXT = "init", "next"
 # That root has no Python that could mount: its shell makes this machine's files the root, and starts Python there.
+# Between the files and what programs write is a layer of compiled modules (`testbed.kernel.bytecode`).
 _INIT_SCRIPT = f"""#!/bin/sh
 {{ read -r python; read -r agent; read -r description; }} <{_BOOT}/{_NEXT}
 mount -t tmpfs -o noatime layer {_LAYER} && mkdir {_LAYER}/upper {_LAYER}/work &&
-mount -t overlay -o noatime,lowerdir={_FILES},upperdir={_LAYER}/upper,workdir={_LAYER}/work files {_NEW} &&
+layers="lowerdir={_COMPILED}:{_FILES},upperdir={_LAYER}/upper,workdir={_LAYER}/work" &&
+mount -t overlay -o "noatime,$layers" files {_NEW} &&
 cd {_NEW} && mount --move . / && export PYTHONPATH="$agent" &&
 exec chroot . "$python" -S -B -m agent --machine "$description" simulated
 """
@@ -61,7 +63,7 @@ def _become_kernel(machine: Mapping[str, Any]) -> NoReturn:
     console = os.open(f"{stage}/{CONSOLE}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     # Executable: UML maps its memory from a file here.
     kernelcalls.mount("tmpfs", f"{root}{_BOOT}", "tmpfs", 0, "mode=1777,size=90%")
-    for folder in (_FILES, _STAGE, _NEW, _LAYER):
+    for folder in (_FILES, _COMPILED, _STAGE, _NEW, _LAYER):
         Path(f"{root}{folder}").mkdir()
     parts = (machine["python"], Path(__file__).parent.parent, f"{stage}/{DESCRIPTION}")
     Path(f"{root}{_BOOT}/{_NEXT}").write_text("".join(f"{part}\n" for part in parts), encoding="utf-8")
@@ -69,6 +71,7 @@ def _become_kernel(machine: Mapping[str, Any]) -> NoReturn:
     init.write_text(_INIT_SCRIPT, encoding="utf-8")
     init.chmod(0o755)
     kernelcalls.bind("/", f"{root}{_FILES}")
+    kernelcalls.bind(machine["compiled"], f"{root}{_COMPILED}")
     kernelcalls.bind(stage, f"{root}{_STAGE}")
     kernelcalls.bind("/dev", f"{root}/dev")
     kernelcalls.mount("proc", f"{root}/proc", "proc")

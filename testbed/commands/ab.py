@@ -18,6 +18,7 @@ from rich.text import Text
 from testbed.commands.console import ERR, say
 from testbed.commands.options import command, example
 from testbed.commands.verdicts import deliver, fail_on_option, json_option, markdown_option, quantile_option
+from testbed.commands.virtual import virtual_time_option
 from testbed.errors import InvalidValueError, Problems, UserError
 from testbed.judge.changes import Change
 from testbed.judge.comparison import ALPHA
@@ -36,6 +37,7 @@ _INTERRUPTED, _STATUS_INTERRUPTED = "interrupted", 130
 
 
 @command()
+@virtual_time_option
 @click.option("--base", "revision", metavar="REV", help="The git revision that this checkout is compared with.")
 @click.option(
     "--base-image", "base_images", multiple=True, metavar="SERVICE=IMAGE", help="An image of base's; repeatable."

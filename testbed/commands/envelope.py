@@ -15,6 +15,7 @@ from testbed.commands.ab import budget_of, live_lines, make_folders, near, versi
 from testbed.commands.console import OUT, say, write
 from testbed.commands.options import command, example
 from testbed.commands.verdicts import markdown_option, summarize
+from testbed.commands.virtual import virtual_time_option
 from testbed.errors import Problems, UserError
 from testbed.evidence.results import as_text
 from testbed.report import envelope as words
@@ -35,6 +36,7 @@ _STATUS_OPEN, _STATUS_INTERRUPTED = 3, 130
 
 
 @command()
+@virtual_time_option
 @click.option(
     "--vary",
     "varied",

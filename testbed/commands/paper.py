@@ -15,6 +15,7 @@ from testbed.backends.choice import decide
 from testbed.commands.console import OUT, say, see_room, write
 from testbed.commands.labs import OwnStack, own_stack_options
 from testbed.commands.options import command, example
+from testbed.commands.virtual import virtual_time_option
 from testbed.evidence.verdict import Verdict
 from testbed.paper import demo as demonstration
 from testbed.paper.demopage import demo_page
@@ -30,6 +31,7 @@ def _report_option(default: Path, help_text: str) -> Callable[[Any], Any]:
 
 
 @command()
+@virtual_time_option
 @own_stack_options
 @click.option("--messages", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages per profile.")
 @_report_option(Path("report"), "Where demo.json and index.html go.")
@@ -61,6 +63,7 @@ def demo(
 
 
 @command()
+@virtual_time_option
 @own_stack_options
 @click.option("--only", default="", metavar="C2,C6", help="Only these claims.")
 @click.option("--quick", is_flag=True, help="Try fewer conditions; takes a minute or two.")

@@ -25,7 +25,7 @@ from typing import BinaryIO
 import testbed.agent
 from testbed import kernel
 from testbed.errors import EnvironmentUnfitError
-from testbed.kernel import building
+from testbed.kernel import building, bytecode
 from testbed.kernel.progress import Progress, Spinning
 
 _MEMORY = "3G"  # an upper limit: what is not used is not taken
@@ -37,7 +37,13 @@ _VOLATILE = {
     "PYTEST_CURRENT_TEST", "LD_PRELOAD", "XDG_SESSION_ID", "XDG_RUNTIME_DIR", "TMPDIR",
 }  # fmt: skip
 """Variables that differ from one terminal to the next, or name what is not in the kernel."""
+INSIDE = "TESTBED_VIRTUAL_TIME"
+"""The variable that is set for programs in such a kernel."""
+ADDITIONS = "PYTEST_ADDOPTS"
+LAB_OPTIONS = ("--lab", "local", "--netem", "host")
+"""The one lab, and the one netem, that there are inside."""
 _FIXED = {
+    INSIDE: "1",
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
@@ -56,6 +62,19 @@ class Outputs:
     """Files that are put here at its end."""
 
 
+def is_inside() -> bool:
+    """Whether this process already runs in such a kernel."""
+    return bool(os.environ.get(INSIDE))
+
+
+def only(option: str, value: str, possible: str) -> str:
+    """The problem of an option for another lab, or another netem, than there is inside."""
+    return (
+        f"{option} {value!r}: --virtual-time has {option} {possible} alone; leave {option} out, "
+        "or leave --virtual-time out"
+    )
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -70,6 +89,8 @@ def run(
 ) -> int:
     """Run a program so, and relay its output; returns its exit status.
 
+    The program has this terminal's size, and its colours where it has any.
+
     ``environment``: additions to this process's. ``spin_limit_s``: a program that burns so much processor time while
     the clock stands still is ended by SIGFPE, so that Python prints its stack.
 
@@ -78,6 +99,7 @@ def run(
     """
     virtual_kernel = building.ensure(say)
     root = kernel.ensure_root(say)
+    compiled = bytecode.ensure(say)
     with ExitStack() as stack:
         stage = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testbed-virtual-")))
         kept = stage / "out"
@@ -93,6 +115,7 @@ def run(
             "kernel": str(virtual_kernel.path),
             "kernel_environment": {building.SEED_VARIABLE: _kernel_seed(seed)},
             "root": str(root),
+            "compiled": str(compiled),
             "python": os.path.realpath(sys.executable),
             "stage": str(stage),
             "memory": _MEMORY,
@@ -106,6 +129,7 @@ def run(
             "environment": {
                 **{name: value for name, value in os.environ.items() if name not in _VOLATILE},
                 **_FIXED,
+                **_terminal(stdout),
                 **environment,
             },
         }
@@ -122,6 +146,15 @@ def run(
         if spun is not None:
             say(f"{spun}; the kernel's last lines: {_last_lines(stage / 'console')}")
         return int(status.read_text(encoding="utf-8"))
+
+
+def _terminal(stdout: BinaryIO) -> dict[str, str]:
+    """What programs are told of the terminal: they write to a file."""
+    size = shutil.get_terminal_size()
+    known = {"COLUMNS": str(size.columns), "LINES": str(size.lines)}
+    if not stdout.isatty() or "NO_COLOR" in os.environ:
+        return known
+    return {**known, "PY_COLORS": "1", "FORCE_COLOR": "1", "TTY_INTERACTIVE": "0"}  # the latter: rich, nothing moves
 
 
 def _watched(machine: Mapping[str, object], stage: Path, relays: Mapping[str, BinaryIO], limit_s: float) -> str | None:

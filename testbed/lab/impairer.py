@@ -298,7 +298,7 @@ class Impairer:
 
     def store_count(self, port: Port, impairment: Impairment) -> str:
         """Store a program that drops packets by number at the agent. Returns its path; raises EnvironmentUnfitError."""
-        name = f"{indexed.tag(impairment.drop_packets, impairment.drop_every)}.o"
+        name = f"{indexed.tags(impairment.drop_packets, impairment.drop_every)[0]}.o"
         path = self._ports.store(port, name, indexed.elf_object(impairment.drop_packets, impairment.drop_every))
         if self._backend.netem_engine == "host" and (reason := port.channel.call("try_program", path=path)):
             raise EnvironmentUnfitError(

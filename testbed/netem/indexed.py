@@ -76,14 +76,16 @@ def program(ranges: Ranges, every: int | None) -> bytes:
     )
 
 
-def tag(ranges: Ranges, every: int | None) -> str:
-    """The kernel's name of the program: the SHA-1 of its instructions, without the counter's address.
+def tags(ranges: Ranges, every: int | None) -> tuple[str, str]:
+    """The kernel's names of the program, by its instructions without the counter's address: until Linux 6.17, and later.
 
-    See kernel/bpf/core.c, bpf_prog_calc_tag; libbpf turns the relocation into pseudo source 2, an offset in a map.
+    The former is a SHA-1, the latter a SHA-256. See kernel/bpf/core.c, bpf_prog_calc_tag; libbpf turns the relocation
+    into pseudo source 2, an offset in a map.
     """
     code = bytearray(program(ranges, every))
     code[1] |= 2 << 4
-    return hashlib.sha1(code, usedforsecurity=False).hexdigest()[:16]
+    digests = hashlib.sha1(code, usedforsecurity=False), hashlib.sha256(code)
+    return digests[0].hexdigest()[:16], digests[1].hexdigest()[:16]
 
 
 def _instruction(opcode: int, destination: int, *, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:

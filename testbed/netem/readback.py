@@ -193,18 +193,18 @@ def bucket_differences(
 def count_differences(requested: Impairment, shown: Iterable[Mapping[str, Any]]) -> list[Difference]:
     """Whether the program that drops packets by number is the compiled one, and its filter drops what it matches.
 
-    The kernel identifies a program by the SHA-1 of its instructions (`indexed.tag`).
+    The kernel identifies a program by a digest of its instructions (`indexed.tags`).
     """
-    want = indexed.tag(requested.drop_packets, requested.drop_every)
+    wanted = indexed.tags(requested.drop_packets, requested.drop_every)
     for row in shown:
         options = row.get("options", {})
         if row.get("kind") == "bpf" and "prog" in options:
             fates = [action.get("control_action", {}).get("type") for action in options.get("actions", ())]
             tag, fate = options["prog"].get("tag"), fates[0] if fates else "kept"
-            if (tag, fate) == (want, "drop"):
+            if tag in wanted and fate == "drop":
                 return []
-            return [Difference("drop_packets", f"program {want}, drop", f"program {tag}, {fate}")]
-    return [Difference("drop_packets", f"program {want}", "none")]
+            return [Difference("drop_packets", f"program {' or '.join(wanted)}, drop", f"program {tag}, {fate}")]
+    return [Difference("drop_packets", f"program {' or '.join(wanted)}", "none")]
 
 
 def dropped_by_number(shown: Iterable[Mapping[str, Any]]) -> int:

@@ -36,7 +36,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from testbed.pytest import virtual
 
-    return None if virtual.is_inside() else virtual.run_again(config)
+    return virtual.run_again(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:

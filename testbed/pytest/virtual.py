@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,41 +11,26 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import TestbedError, UserError
+from testbed.kernel import virtual
 from testbed.pytest import state
-from testbed.text import shown
 
-_INSIDE = "TESTBED_VIRTUAL_TIME"
-_ADDITIONS = "PYTEST_ADDOPTS"
 _INTERRUPTED = 2  # pytest's
 
 
-def is_inside() -> bool:
-    """Whether this process already runs in such a kernel."""
-    return bool(os.environ.get(_INSIDE))
-
-
-def run_again(config: pytest.Config) -> int:
-    """Run this session in the kernel, and return its exit status."""
-    from testbed.kernel import virtual
-
+def run_again(config: pytest.Config) -> int | None:
+    """Run this session in the kernel, and return its exit status; None in that kernel."""
+    if virtual.is_inside():
+        return None
     try:
         seed, limit_s = _check(config)
         _say(f"virtual time, seed {seed}")
-        additions = ["--lab", "local", "--netem", "host", "--testbed-seed", str(seed)]
-        size = shutil.get_terminal_size()
-        environment = {
-            _INSIDE: "1",
-            _ADDITIONS: f"{os.environ.get(_ADDITIONS, '')} {shlex.join(additions)}".strip(),
-            "COLUMNS": str(size.columns),
-            "LINES": str(size.lines),
-            **({"PY_COLORS": "1"} if sys.stdout.isatty() and "NO_COLOR" not in os.environ else {}),
-        }
+        additions = shlex.join((*virtual.LAB_OPTIONS, "--testbed-seed", str(seed)))
         return virtual.run(
             _command_line(config),
             seed=seed,
             cwd=config.invocation_params.dir,
             outputs=virtual.Outputs(folders=_folders(config), files=_files(config)),
-            environment=environment,
+            environment={virtual.ADDITIONS: f"{os.environ.get(virtual.ADDITIONS, '')} {additions}".strip()},
             say=_say,
             stdout=sys.stdout.buffer,
             stderr=sys.stderr.buffer,
@@ -75,10 +59,7 @@ def _check(config: pytest.Config) -> tuple[int, float]:
     for option, possible in (("--lab", "local"), ("--netem", "host")):
         value = config.getoption(option)
         if value not in ("auto", possible) and any(text.partition("=")[0] == option for text in given):
-            problems.append(
-                f"{option} {shown(value)}: --virtual-time has {option} {possible} alone; leave {option} out, "
-                "or leave --virtual-time out"
-            )
+            problems.append(virtual.only(option, value, possible))
     if getattr(config.option, "numprocesses", None):
         problems.append(
             f"-n {config.option.numprocesses}: a kernel with a simulated clock has one processor; leave -n out"

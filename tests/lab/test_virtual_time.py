@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.kernel import building, progress, virtual
+from testbed.kernel import building, bytecode, progress, virtual
 from testbed.lab.waiting import await_condition
 from tests.lab.programs import exchange_project
 
@@ -63,6 +63,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project."""
+    bytecode.ensure(print)  # which a first run tells
     exchange_project.lay_out(tmp_path)
     (tmp_path / "test_suite.py").write_text(exchange_project.test_of(count=30, every_s=60) + SUITE)
     (tmp_path / "test_spins.py").write_text(SPINS)
@@ -100,6 +101,11 @@ def test_two_runs_of_a_seed_are_the_same_to_the_last_bit_and_another_seed_differ
         runs[name] = {"output": done.stdout.encode(), **kept(folder)}
     assert runs["first"].keys() >= {"report/results.jsonl", "report/index.html", "junit.xml"}
     assert [path for path in runs["first"] if runs["first"][path] != runs["second"].get(path)] == []
+    frames = re.search(
+        rb'"lateness": {"carrier": "this machine.s timer", "frames": (\d+)', runs["first"]["report/results.jsonl"]
+    )
+    assert frames is not None
+    assert 1 <= int(frames[1]) < 30 * 60 / 30  # each look at the timer costs as much as a packet
     packets = next(path for path in runs["first"] if path.endswith(".pcapng"))
     assert len(runs["first"][packets]) > 30 * 4 * 60  # four packets or more a message
     assert runs["first"][packets] != runs["other"][packets]

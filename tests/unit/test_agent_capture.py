@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.agent import capture, parcel
+from testbed.agent import capture, kernelcalls, parcel
 from testbed.agent.protocol import Refused
 from testbed.lab.observer import fetch
 from testbed.observe.capture import Packet, packets
@@ -128,6 +128,19 @@ def of(captured: list[Packet], port: socket.socket) -> list[Packet]:
     return [
         packet for packet in captured if packet.data[23:24] == b"\x11" and packet.data[36:38] == wanted and packet.left
     ]
+
+
+def test_with_a_simulated_clock_the_unfinished_block_is_taken_at_the_end(
+    running: capture.Captures, port: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel finishes blocks after a minute there, and nothing waits for that."""
+    monkeypatch.setattr(kernelcalls, "clock_is_simulated", lambda: True)
+    running.capture(name="a", interfaces=[loopback(port)], snap_bytes=0x40000, limit_bytes=1 << 20)
+    send(port, b"first", b"second")
+    began = time.monotonic()
+    _, captured = ended(running, "a")
+    assert [packet.data[42:] for packet in of(captured, port)] == [b"first", b"second"]
+    assert time.monotonic() - began < 2
 
 
 def test_every_datagram_is_there_in_order_with_its_time(running: capture.Captures, port: socket.socket) -> None:

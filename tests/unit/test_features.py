@@ -35,7 +35,7 @@ def without(words: Mapping[str, object], name: str) -> Impairment:
 
 def kernel_words(impairment: Impairment) -> tuple[object, ...]:
     """Everything that a kernel is told of an impairment."""
-    counted = indexed.tag(impairment.drop_packets, impairment.drop_every) if impairment.by_number else None
+    counted = indexed.tags(impairment.drop_packets, impairment.drop_every) if impairment.by_number else None
     return qdisc.netem(impairment), qdisc.bucket("eth0", 0x10, impairment), counted
 
 
@@ -51,7 +51,7 @@ def fields_that_differ(impairment: Impairment, there: Impairment) -> list[str]:
         tbf = {"kind": "tbf", "handle": "2010:", "parent": "10:1", "options": options}
         differences += readback.bucket_differences(impairment, [kernel, tbf], kernel)
     if impairment.by_number:
-        program = {"tag": indexed.tag(there.drop_packets, there.drop_every) if there.by_number else "0"}
+        program = {"tag": indexed.tags(there.drop_packets, there.drop_every)[1] if there.by_number else "0"}
         actions = [{"control_action": {"type": "drop"}}]
         shown = [{"kind": "bpf", "options": {"prog": program, "actions": actions}}]
         differences += readback.count_differences(impairment, shown)

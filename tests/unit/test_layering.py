@@ -240,6 +240,7 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.agent.booting",
         "testbed.kernel.archive",
         "testbed.kernel.building",
+        "testbed.kernel.bytecode",
         "testbed.kernel.machine",
         "testbed.kernel.virtual",
         "testbed.backends.local.builders",
