@@ -77,7 +77,7 @@ def program(ranges: Ranges, every: int | None) -> bytes:
 
 
 def tags(ranges: Ranges, every: int | None) -> tuple[str, str]:
-    """The kernel's names of the program, by its instructions without the counter's address: until Linux 6.17, and later.
+    """The kernel's names of the program, by its instructions without the counter: until Linux 6.17, and later.
 
     The former is a SHA-1, the latter a SHA-256. See kernel/bpf/core.c, bpf_prog_calc_tag; libbpf turns the relocation
     into pseudo source 2, an offset in a map.

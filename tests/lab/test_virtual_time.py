@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.timeout(800),
 ]
 
+REPOSITORY = Path(__file__).parents[2]
 SUITE = """
 import os, random, time
 
@@ -115,6 +117,24 @@ def test_two_runs_of_a_seed_are_the_same_to_the_last_bit_and_another_seed_differ
     assert drawn[0][1] != drawn[1][1]
     assert not (folder / "written.txt").exists()
     assert time.monotonic() - began < 3 * 86400 / 100
+
+
+def test_a_command_runs_itself_again_and_its_report_comes_back(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    argv = [sys.executable, "-m", "testbed.commands.cli", "demo", "--virtual-time", "--messages", "2"]
+    done = subprocess.run(
+        [*argv, "--report", str(report), "clean", "awful"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "testbed: virtual time, seed 1\n" in done.stderr
+    assert "Message Test message 02 (awful)" in done.stdout
+    assert "awful" in json.dumps(json.loads((report / "demo.json").read_text()))
+    assert "awful" in (report / "index.html").read_text()
 
 
 def test_the_kernels_random_numbers_follow_the_seed_alone(tmp_path: Path) -> None:

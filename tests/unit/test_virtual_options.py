@@ -36,3 +36,19 @@ def test_without_a_kernel_and_what_builds_one_nothing_runs(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert "no kernel with a simulated clock can be built: missing here: apt-get, " in done.stderr
     assert "without --virtual-time tests run in real time" in done.stderr
+
+
+def test_a_command_refuses_the_same_and_a_report_folder_that_would_hide_the_project(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "testbed.commands.cli", "paper", "--virtual-time"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PATH": str(tmp_path)}
+    words = ["--lab", "compose", "--netem", "carried", "--report", "."]
+    done = subprocess.run([*argv, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "testbed: --lab 'compose': --virtual-time has --lab local alone; leave --lab out, or leave --virtual-time out",
+        "--netem 'carried': --virtual-time has --netem host alone; leave --netem out, or leave --virtual-time out",
+        "--report '.': in virtual time this folder is empty at first; name another",
+    ]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "no kernel with a simulated clock can be built: missing here: apt-get, " in done.stderr
