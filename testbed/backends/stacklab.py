@@ -183,14 +183,19 @@ class StackLab(Lab, Generic[SomeHost]):
     def start_host(self, host: SomeHost) -> None:
         """Start a host; its service is not awaited."""
 
+    def needed(self, host: str) -> Sequence[str]:
+        """See `HostControl`."""
+        dependencies = self._depends_on(self._hosts[host].service_name)
+        return [
+            other
+            for name, dependency in dependencies.items()
+            if name in self.topology.services
+            and (dependency or {}).get("condition") != "service_completed_successfully"
+            for other in self.topology.services[name].hosts
+        ]
+
     def revive(self, host: str, timeout: str | None) -> None:
-        """See `HostControl`. Raises LabError if a host that it depends on does not run."""
-        for name, dependency in self._depends_on(self._hosts[host].service_name).items():
-            needed = self.topology.services[name].hosts if name in self.topology.services else ()
-            if (dependency or {}).get("condition") == "service_completed_successfully":
-                continue
-            if stopped := next((other for other in needed if not self.whole.running(other)), None):
-                raise LabError(f"`{host}` depends on `{stopped}`, which does not run; start that first")
+        """See `HostControl`."""
         self.start_host(self._hosts[host])
         self._await_well([self._hosts[host]], self._up_deadline_s if timeout is None else seconds(timeout))
 

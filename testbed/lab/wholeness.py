@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from testbed.errors import AgentError, LabError
 from testbed.evidence.hoststate import EXITED, PAUSED, RUNNING, HostChange, HostState, change, is_whole
@@ -39,6 +39,10 @@ class HostControl:
     def kill_host(self, host: str, _signal: str) -> None:
         """Signal its program; with SIGKILL, return once it has ended."""
         raise _cannot(host, "killed")
+
+    def needed(self, _host: str) -> Sequence[str]:
+        """The hosts that must run before its program starts."""
+        return ()
 
     def revive(self, host: str, _timeout: str | None) -> None:
         """Start its program again; return once it is well. Raises ServiceFailedError."""
@@ -202,18 +206,22 @@ class Wholeness:
         self._control.kill_host(host, signal)
 
     def _end(self, host: str, how: Callable[[], None]) -> None:
-        if self._now(host).status == EXITED:
+        if self._now(host).status == EXITED and self._known.get(host, NOBODY).status == EXITED:
             return
         self._suspend(host)
         with self._by_test(host):
             how()
 
     def start(self, host: str, timeout: str | None) -> None:
-        """See `Host.start`."""
-        if self._now(host).status == RUNNING:
+        """See `Host.start`. Raises LabError if a host that it depends on does not run."""
+        states = self._control.host_states()
+        if states.get(host, NOBODY).status == RUNNING:
             return
-        if self._now(host).status == PAUSED:
+        if states.get(host, NOBODY).status == PAUSED:
             raise LabError(f"`{host}` is paused; resume it")
+        for other in self._control.needed(host):
+            if states.get(other, NOBODY).status not in (RUNNING, PAUSED):
+                raise LabError(f"`{host}` depends on `{other}`, which does not run; start that first")
         with self._by_test(host):
             self._control.revive(host, timeout)
         self._resume_links()
@@ -244,9 +252,8 @@ class Wholeness:
                 self.resume(host)
 
     def _now(self, host: str) -> HostState:
-        if host in self._ending:
-            return self._control.host_states().get(host, NOBODY)
-        return self._known.get(host, NOBODY)
+        """Read anew: a service may have ended since it was known, or its `restart:` may have started it again."""
+        return self._control.host_states().get(host, NOBODY)
 
     def _require(self, host: str, status: str) -> None:
         if (now := self._now(host).status) != status:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -57,6 +57,9 @@ class Hosts(HostControl):
             self._do("kill", host, EXITED, 137)
         else:
             self.done.append(f"{signal} {host}")
+
+    def needed(self, host: str) -> Sequence[str]:
+        return ["migrate"] if host == "db" else []
 
     def revive(self, host: str, _timeout: str | None) -> None:
         self._do("revive", host, RUNNING)
@@ -208,3 +211,30 @@ def test_a_paused_host_goes_on_before_it_is_stopped_and_when_the_test_ends(hosts
     whole.resume_all()
     assert hosts.done[-1] == "thaw db"
     assert whole.running("db")
+
+
+def test_what_a_host_does_by_itself_in_a_test_is_known_before_something_is_done_to_it(
+    hosts: Hosts, whole: Wholeness
+) -> None:
+    hosts.become("db", EXITED, 1)
+    whole.look()
+    hosts.become("db")  # as its `restart:` asks
+    whole.stop("db", None)
+    assert hosts.done == ["suspend db", "halt db"]
+    whole.start("db", None)
+    hosts.become("db", EXITED, 1)
+    whole.start("db", None)
+    assert hosts.done[-2:] == ["revive db", "links"]
+
+
+def test_a_host_starts_only_if_those_run_that_it_depends_on_whatever_they_did_before(
+    hosts: Hosts, whole: Wholeness
+) -> None:
+    whole.stop("db", None)
+    hosts.become("migrate", EXITED, 1)
+    with pytest.raises(LabError, match="`db` depends on `migrate`, which does not run; start that first"):
+        whole.start("db", None)
+    whole.look()
+    hosts.become("migrate")
+    whole.start("db", None)
+    assert hosts.done[-2:] == ["revive db", "links"]
