@@ -7,6 +7,7 @@ import secrets
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import click
 
+from testbed.backends.outside import images_of
 from testbed.commands.console import say
 from testbed.errors import Problems
 from testbed.kernel import virtual
@@ -59,19 +61,27 @@ def _run_again(context: click.Context, arguments: Mapping[str, Any]) -> int:
     command_line = list(sys.orig_argv)
     at = command_line.index(name, 1) + 1
     additions = shlex.join(virtual.LAB_OPTIONS)
-    return virtual.run(
-        [sys.executable, *command_line[1:at], *words, *command_line[at:]],
-        seed=seed,
-        cwd=Path.cwd(),
-        outputs=virtual.Outputs(
-            folders=[folder.absolute()], files=[path for path in (arguments.get("markdown"),) if path is not None]
-        ),
-        environment={virtual.ADDITIONS: f"{os.environ.get(virtual.ADDITIONS, '')} {additions}".strip()},
-        say=say,
-        stdout=sys.stdout.buffer,
-        stderr=sys.stderr.buffer,
-        spin_limit_s=_SPIN_LIMIT_S,
-    )
+    with ExitStack() as undo:
+        images = images_of(
+            arguments.get("compose_file", ()),
+            profiles=arguments.get("compose_profile", ()),
+            images={},
+            say=say,
+            undo=undo,
+        )
+        return virtual.run(
+            [sys.executable, *command_line[1:at], *words, *command_line[at:]],
+            seed=seed,
+            cwd=Path.cwd(),
+            outputs=virtual.Outputs(
+                folders=[folder.absolute()], files=[path for path in (arguments.get("markdown"),) if path is not None]
+            ),
+            environment={**images, virtual.ADDITIONS: f"{os.environ.get(virtual.ADDITIONS, '')} {additions}".strip()},
+            say=say,
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr.buffer,
+            spin_limit_s=_SPIN_LIMIT_S,
+        )
 
 
 def _report(name: str, folder: Path | None) -> Path:

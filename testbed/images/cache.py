@@ -70,10 +70,14 @@ class Owners(Protocol):
 class Cache:
     """The unpacked images of a user."""
 
-    def __init__(self, folder: Path, owners: Owners | None = None) -> None:
-        """``owners``: for a user without root who has others to give files to."""
+    def __init__(self, folder: Path, owners: Owners | None = None, *, boot: str | None = None) -> None:
+        """``owners``: for a user without root who has others to give files to.
+
+        ``boot``: the start of the machine whose cache it is, if that is not this one (`start_of_machine`).
+        """
         self.folder = folder
         self._owners = owners
+        self._boot = start_of_machine() if boot is None else boot
 
     def _place(self, content: str) -> Path:
         """Where an image is: by its layers, and by what could be kept of its owners."""
@@ -88,15 +92,20 @@ class Cache:
             while True:
                 with ExitStack() as held:
                     held.enter_context(_locked(place, fcntl.LOCK_SH))
-                    if (image := _present(place)) is not None:
+                    if (image := self._present(place)) is not None:
                         undo.push(held.pop_all())
                         return _noted(image, name)
                 with _locked(place, fcntl.LOCK_EX):
-                    if _present(place) is None:
+                    if self._present(place) is None:
                         self._clear_up(place)
                         self._add(place, content, unpack)
         except OSError as error:
             raise ImageBuildError(f"image {name} cannot be unpacked into {self.folder}: {error.strerror}") from None
+
+    def _present(self, place: Path) -> CachedImage | None:
+        """The image in a folder, if it was unpacked since the machine started."""
+        image = _read(place)
+        return image if image is not None and image.boot == self._boot else None
 
     def _add(self, place: Path, content: str, unpack: Unpack) -> None:
         new = self.folder / f"{_NEW}{secrets.token_hex(6)}-{place.name}"
@@ -107,7 +116,7 @@ class Cache:
                 lost.owners, lost.capabilities = self._owners.give(new / "root", lost.owned), 0
             record = {
                 "content": content,
-                "boot": _boot(),
+                "boot": self._boot,
                 "names": [],
                 "size_bytes": size_bytes,
                 "lost": lost.words(),
@@ -177,14 +186,8 @@ def _locked(place: Path, operation: int) -> Iterator[Path]:
                     return
 
 
-def _present(place: Path) -> CachedImage | None:
-    """The image in a folder, if it was unpacked since the machine started."""
-    image = _read(place)
-    return image if image is not None and image.boot == _boot() else None
-
-
 @cache
-def _boot() -> str:
+def start_of_machine() -> str:
     """The id of this start of the machine; proc_sys_kernel(5)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 

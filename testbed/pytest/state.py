@@ -278,13 +278,12 @@ def lab_of(config: pytest.Config) -> Lab:
     from testbed.backends.choice import make_lab
 
     if LAB not in config.stash:
-        files = config.getoption("--compose-file")
         config.stash[LAB] = make_lab(
             chosen(config)[0],
-            [config.invocation_params.dir / file for file in files] or _default_file(config),
+            compose_files(config),
             netem=config.getoption("--netem"),
             compose_profiles=config.getoption("--compose-profile"),
-            images=dict(image.split("=", 1) for image in config.getoption("--testbed-image")),
+            images=other_images(config),
             up_deadline=config.getoption("--up-deadline"),
             say=sayer(config),
             warn=lambda text: config.stash[WARNED].setdefault(text),
@@ -299,6 +298,17 @@ def origins(config: pytest.Config) -> str:
     from testbed.backends.choice import origins_of
 
     return origins_of(lab_of(config))
+
+
+def compose_files(config: pytest.Config) -> list[Path]:
+    """The stack's Compose files; none where Compose finds them by itself."""
+    files = [config.invocation_params.dir / file for file in config.getoption("--compose-file")]
+    return files or [file for file in (_default_file(config),) if file is not None]
+
+
+def other_images(config: pytest.Config) -> dict[str, str]:
+    """The images that services run in place of the Compose file's, by service."""
+    return dict(image.split("=", 1) for image in config.getoption("--testbed-image"))
 
 
 def _default_file(config: pytest.Config) -> Path | None:

@@ -6,10 +6,12 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from testbed.backends.outside import images_of
 from testbed.errors import TestbedError, UserError
 from testbed.kernel import virtual
 from testbed.pytest import state
@@ -22,26 +24,38 @@ def run_again(config: pytest.Config) -> int | None:
     if virtual.is_inside():
         return None
     try:
-        seed, limit_s = _check(config)
-        _say(f"virtual time, seed {seed}")
-        additions = shlex.join((*virtual.LAB_OPTIONS, "--testbed-seed", str(seed)))
-        return virtual.run(
-            _command_line(config),
-            seed=seed,
-            cwd=config.invocation_params.dir,
-            outputs=virtual.Outputs(folders=_folders(config), files=_files(config)),
-            environment={virtual.ADDITIONS: f"{os.environ.get(virtual.ADDITIONS, '')} {additions}".strip()},
-            say=_say,
-            stdout=sys.stdout.buffer,
-            stderr=sys.stderr.buffer,
-            spin_limit_s=limit_s,
-        )
+        with ExitStack() as undo:
+            return _run_again(config, undo)
     except TestbedError as error:
         sys.stderr.write(f"testbed: {error}\n")
         return state.WRONG_USE
     except KeyboardInterrupt:
         sys.stderr.write("testbed: interrupted; the kernel with the simulated clock was ended\n")
         return _INTERRUPTED
+
+
+def _run_again(config: pytest.Config, undo: ExitStack) -> int:
+    seed, limit_s = _check(config)
+    _say(f"virtual time, seed {seed}")
+    additions = shlex.join((*virtual.LAB_OPTIONS, "--testbed-seed", str(seed)))
+    images = images_of(
+        state.compose_files(config),
+        profiles=config.getoption("--compose-profile"),
+        images=state.other_images(config),
+        say=_say,
+        undo=undo,
+    )
+    return virtual.run(
+        _command_line(config),
+        seed=seed,
+        cwd=config.invocation_params.dir,
+        outputs=virtual.Outputs(folders=_folders(config), files=_files(config)),
+        environment={**images, virtual.ADDITIONS: f"{os.environ.get(virtual.ADDITIONS, '')} {additions}".strip()},
+        say=_say,
+        stdout=sys.stdout.buffer,
+        stderr=sys.stderr.buffer,
+        spin_limit_s=limit_s,
+    )
 
 
 def _say(text: str) -> None:

@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from testbed.kernel import building, bytecode, progress, virtual
 from testbed.lab.waiting import await_condition
+from tests import archives
+from tests.archives import entry, layer, link
 from tests.lab.programs import exchange_project
 
 pytestmark = [
@@ -135,6 +138,28 @@ def test_a_command_runs_itself_again_and_its_report_comes_back(tmp_path: Path) -
     assert "Message Test message 02 (awful)" in done.stdout
     assert "awful" in json.dumps(json.loads((report / "demo.json").read_text()))
     assert "awful" in (report / "index.html").read_text()
+
+
+def test_hosts_run_in_their_images_which_are_unpacked_outside(tmp_path: Path) -> None:
+    mark = uuid4().hex
+    folders = [
+        entry("etc"),
+        entry("etc/issue", f"{mark}\n".encode()),
+        *(entry(name) for name in ("usr", "lib", "lib64")),
+    ]
+    layers = [layer(*folders, link("bin", "usr/bin"))]
+    archive = archives.archive(archives.docker_files(layers, archives.configuration(layers, Cmd=["sleep", "infinity"])))
+    (tmp_path / "image.tar").write_bytes(archive)
+    (tmp_path / "compose.yaml").write_text(
+        "services: {a: {x-testbed: {local: {image: ./image.tar}}, volumes: "
+        "['/usr:/usr:ro', '/lib:/lib:ro', '/lib64:/lib64:ro']}}\n"
+    )
+    (tmp_path / "test_image.py").write_text(
+        "def test_image(lab):\n    print(lab.host('a').run(['/bin/cat', '/etc/issue']).stdout)\n"
+    )
+    done = run(tmp_path, "-s", "test_image.py")
+    assert (done.returncode, done.stdout.count(mark)) == (0, 1), done.stdout + done.stderr
+    assert (done.stderr.count("unpacking "), done.stdout.count("unpacking ")) == (1, 0)
 
 
 def test_the_kernels_random_numbers_follow_the_seed_alone(tmp_path: Path) -> None:

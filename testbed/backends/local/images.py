@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,9 +22,9 @@ from testbed.backends.local.builders import PodmanOrBuildah
 from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError
 from testbed.images import archive
-from testbed.images.cache import Cache, CachedImage
+from testbed.images.cache import Cache, CachedImage, start_of_machine
 from testbed.images.found import FoundImage, content_of
-from testbed.images.settings import Settings, of_config, platform_problem
+from testbed.images.settings import HealthCheck, Settings, of_config, platform_problem
 from testbed.images.unpack import Lost, unpack_exported
 from testbed.text import shown
 
@@ -34,6 +35,8 @@ def _unpack_nothing(_folder: Path) -> Lost:
     raise ImageBuildError("it is not built yet")
 
 
+LIST = "TESTBED_IMAGES"
+"""The variable that has the list of `ListedImages`."""
 UNKNOWN = FoundImage(
     id="", content="", name="", source="", settings=Settings(command=("unknown",)), unpack=_unpack_nothing
 )
@@ -46,7 +49,8 @@ def cache() -> Cache:
     above = next(path for path in (folder, *folder.parents) if path.is_dir())
     if os.statvfs(above).f_flag & os.ST_RDONLY:
         return Cache(Path("/var/tmp/testbed/images"))  # noqa: S108  # that machine's, which has one user
-    return Cache(folder, owners.of_user())
+    listed = ListedImages.given()
+    return Cache(folder, owners.of_user(), boot=None if listed is None else listed.boot)
 
 
 class Images:
@@ -169,6 +173,88 @@ class MachinesImages(Images):
         elif builder is not None:
             for name, body in wanted.items():
                 self._built[name] = builder.build(body["build"], name)
+
+
+class ListedImages(Images):
+    """The images of a list: for a machine that has this machine's files and cache, but none of its image stores."""
+
+    def __init__(self, text: str) -> None:
+        """``text``: what `listing` returned."""
+        document = json.loads(text)
+        self.boot: str = document["boot"]
+        """See `Cache`."""
+        self._named, self._of_service = (
+            {name: _listed(image) for name, image in document[key].items()} for key in ("named", "built")
+        )
+
+    @classmethod
+    def given(cls) -> ListedImages | None:
+        """The list in this process's environment; None if there is none."""
+        text = os.environ.get(LIST)
+        return None if text is None else cls(text)
+
+    @property
+    def tried(self) -> str:
+        """See `Images`."""
+        return "it is not among the images that were prepared outside this kernel"
+
+    @property
+    def builder(self) -> str:
+        """See `Images`."""
+        return "the machine outside" if self._of_service else ""
+
+    @property
+    def no_builder(self) -> str:
+        """See `Images`."""
+        return "nothing builds in this kernel"
+
+    def find(self, reference: str) -> FoundImage | None:
+        """See `Images`."""
+        return self._named.get(reference)
+
+    def built(self, service: str) -> FoundImage | None:
+        """See `Images`."""
+        return self._of_service.get(service)
+
+    def build(self, services: Mapping[str, Mapping[str, Any]], composer: Composer) -> None:
+        """They are built."""
+
+
+def listing(named: Iterable[FoundImage], built: Mapping[str, FoundImage]) -> str:
+    """A list of unpacked images (see `hold`) for `ListedImages`. ``built``: by service."""
+    return json.dumps(
+        {
+            "boot": start_of_machine(),
+            "named": {image.name: _as_json(image) for image in named},
+            "built": {service: _as_json(image) for service, image in built.items()},
+        },
+        sort_keys=True,
+    )
+
+
+def _as_json(image: FoundImage) -> dict[str, Any]:
+    return {
+        "id": image.id,
+        "content": image.content,
+        "name": image.name,
+        "source": image.source,
+        "settings": asdict(image.settings),
+    }
+
+
+def _listed(image: Mapping[str, Any]) -> FoundImage:
+    settings = {name: _frozen(value) for name, value in image["settings"].items()}
+    if check := image["settings"]["health_check"]:
+        settings["health_check"] = HealthCheck(**{name: _frozen(value) for name, value in check.items()})
+    return FoundImage(**{**image, "settings": Settings(**settings)}, unpack=_unpack_no_more)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _unpack_no_more(_folder: Path) -> Lost:
+    raise ImageBuildError("it was removed from the cache of unpacked images")
 
 
 def of_engine(engine: Engine, image: Any, reference: str, say: Callable[[str], None]) -> FoundImage:

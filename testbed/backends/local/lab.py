@@ -17,7 +17,7 @@ from testbed.backends import onlyone
 from testbed.backends.local import images, limits, localplan, publishing, services, settings, storage
 from testbed.backends.local.blueprint import LabPlan
 from testbed.backends.local.hosts import LocalHost
-from testbed.backends.local.images import MachinesImages
+from testbed.backends.local.images import ListedImages, MachinesImages
 from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.stacklab import StackLab
 from testbed.backends.starting import StartProgress
@@ -74,7 +74,7 @@ class LocalLab(StackLab[LocalHost]):
         self._config: ComposeFile | None = None
         self._topology: Topology | None = None
         self._plan: LabPlan | None = None
-        self.images = MachinesImages(self._say)
+        self.images = ListedImages.given() or MachinesImages(self._say)
         self.agent = LocalAgent()
         self._ifindexes: dict[str, dict[str, int]] = {}
 
@@ -166,6 +166,16 @@ class LocalLab(StackLab[LocalHost]):
         return (self._files[0].resolve().parent if self._files else Path.cwd()) / "netem"
 
     # --- up and down -----------------------------------------------------------------------------
+
+    def list_images(self, undo: ExitStack) -> str:
+        """Have the images of all services unpacked until ``undo`` ends; returns the list of them for `ListedImages`.
+
+        Raises InvalidComposeError, EnvironmentUnfitError.
+        """
+        needed = {name: service.image for name, service in self.plan.services.items() if service.image is not None}
+        images.hold(needed, self._say, undo)
+        built = {name: image for name, image in needed.items() if storage.is_built(self.services[name])}
+        return images.listing((image for name, image in needed.items() if name not in built), built)
 
     def up(self) -> None:
         """Build the networks and hosts, start every service in its order, and wait until all are well.
