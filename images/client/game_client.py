@@ -110,6 +110,7 @@ def main() -> int:
                 sock.settimeout(options.deadline)
                 sock.connect((options.host, options.port))
                 journal.connect(1, began_ns, sock)
+                sock.settimeout(None)  # with one, recv() waits for it in spite of MSG_DONTWAIT
                 player.play()
             except (OSError, wire.StreamCorruptError) as error:
                 journal.error(1, "play", error)

@@ -250,6 +250,19 @@ def test_datagrams_to_a_port_that_nobody_has_open_are_noted_as_refused(tmp_path:
     assert "ConnectionRefusedError" in (tmp_path / "client").read_text()
 
 
+def test_a_player_whose_hello_is_lost_says_it_again(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(20)
+        player = started("game_client.py", "127.0.0.1", "--port", str(server.getsockname()[1]), cwd=tmp_path)
+        try:
+            server.recv(100)
+            server.recv(100)  # in 0.2 s
+        finally:
+            player.kill()
+            player.communicate()
+
+
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 def test_a_player_gets_every_update_of_a_game(tmp_path: Path, transport: str) -> None:
     with serving(tmp_path, "game_server.py", "--transport", transport, "--updates", "30") as (_, port):
