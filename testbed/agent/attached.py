@@ -102,12 +102,13 @@ class AttachedPort(abc.ABC):
         return devices.index_of(self.veth) == self.ifindex
 
     def where(self) -> dict[str, Any]:
-        """Where its qdiscs are, and how the veth was before: the reply to the operation ``attach``."""
+        """Where its qdiscs are, what the network's gateway is, and how the veth was before: the reply to ``attach``."""
         return {
             "device": self.device,
             "entry": self.entry,
             "kernel": self.kernel.name if self.kernel else None,
             "released": self.released,
+            "gateway": self.bridge and devices.gateway(self.bridge),
             "mtu": int((devices.SYS_NET / self.veth / "mtu").read_text()),
             "found": self.before,
         }

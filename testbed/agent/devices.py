@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 from pathlib import Path
+from typing import Any
 
 from . import splice
 from .netlink import Netlink, delete, queue, up, without_addresses
 from .protocol import Refused
 
 SYS_NET = Path("/sys/class/net")
+_NET_ADDR_SET, _SIOCGIFADDR = "3", 0x8915  # linux/netdevice.h, linux/sockios.h
 QUEUE_PACKETS = 1000
 """Of each device of ours: a classful qdisc takes its children's length from it, and Docker's veths have none."""
 
@@ -51,6 +55,42 @@ def index_of(device: str) -> int | None:
 def mac(device: str) -> bytes:
     """A device's MAC address. Raises OSError if the device is gone."""
     return bytes.fromhex((SYS_NET / device / "address").read_text().strip().replace(":", ""))
+
+
+def gateway(bridge: str) -> dict[str, Any] | None:
+    """A bridge's own ``mac`` and ``addresses``, which NAT may give to others' packets; None if it has none that stay.
+
+    Without a MAC address that was set, a bridge takes one of its ports', and another as they come and go.
+    """
+    try:
+        is_set = (SYS_NET / bridge / "addr_assign_type").read_text().strip() == _NET_ADDR_SET
+        addresses = [*_ipv4(bridge), *_ipv6(bridge)]
+        return {"mac": mac(bridge).hex(":"), "addresses": addresses} if is_set and addresses else None
+    except OSError:  # it is gone
+        return None
+
+
+def _ipv4(device: str) -> list[str]:
+    """A device's first address, which MASQUERADE takes; netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            reply = fcntl.ioctl(any_socket, _SIOCGIFADDR, struct.pack("16s16x", device.encode()))
+        except OSError:  # it has none
+            return []
+    return [socket.inet_ntoa(reply[20:24])]
+
+
+def _ipv6(device: str) -> list[str]:
+    """A device's global addresses; empty on a machine without IPv6."""
+    try:
+        rows = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    except OSError:
+        return []
+    return [
+        socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
+        for address, _, _, scope, _, name in rows
+        if name == device and scope == "00"
+    ]
 
 
 def is_interface(ifindex: int) -> bool:

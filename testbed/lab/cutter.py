@@ -214,7 +214,15 @@ class Cutter:
             elsewhere=ways,
             another_path=self._elsewhere.what_to_do(ref) if ways else "",
             others=source.others(reading.filters),
-            past=[text for text in (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref)) if text],
+            past=[
+                text
+                for text in (
+                    strangers.problem(self._backend, ref, port),
+                    self._elsewhere.problem(ref),
+                    self._ports.rewritten(ref, reading),
+                )
+                if text
+            ],
         )
         return self._carriage.timed(evidence, ref, port, None, nothing_passes=cut.flapping is None)
 
@@ -274,7 +282,7 @@ class Cutter:
     def _new(self, port: Port, ref: LinkRef, how: str) -> severed.Cut:
         """A new cut, with what it needs. Raises InvalidValueError, EnvironmentUnfitError."""
         source = port.sources[ref]
-        self._ports.watch_fragments(ref)
+        self._ports.watch(ref)
         ways = severed.ways(how, source.minor, source.addresses, ref.traffic, source.targets, part=source.part)
         if how == severed.DROP:
             _refuse_silence(port, ref)

@@ -71,8 +71,15 @@ class Elsewhere:
         whole = self._backend.netem_engine == "host"
         root = qdisc.root(port.device) if whole else [watching.root(port.device)]
         lines = [] if port.rooted else root
+        src = self._backend.hosts[ref.src]
+        rewritten = () if port.gateway is None else port.gateway["addresses"]
         lines += watching.source(
-            port.device, minor, self._backend.hosts[ref.src].source_addresses(network), ref.traffic
+            port.device,
+            minor,
+            src.source_addresses(network),
+            ref.traffic,
+            rewritten=rewritten,
+            mac=src.mac(network) if rewritten else None,
         )
         complaints = self._ports.tc(port, lines, resume=port.released)["complaints"]
         if complaints:

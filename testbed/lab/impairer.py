@@ -211,7 +211,7 @@ class Impairer:
 
     def _write(self, ref: LinkRef, impairment: Impairment, started: float, *, afresh: bool = False) -> Applied:
         port = self._ports.ready(ref)
-        self._ports.watch_fragments(ref)
+        self._ports.watch(ref)
         source = port.sources[ref]
         refuse_small_bucket(ref, impairment, mtu=port.mtu)
         device, minor, by_number = port.device, source.minor, impairment.by_number

@@ -20,7 +20,7 @@ from testbed.lab.backend import Attached, Backend
 from testbed.lab.channel import Channel
 from testbed.lab.perpacket import PerPacket
 from testbed.lab.playback import Playback
-from testbed.netem import fragments, qdisc, readback, rejecting
+from testbed.netem import fragments, qdisc, readback, rejecting, translated
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef, PortRef
 from testbed.text import several
@@ -102,6 +102,12 @@ class Port:
     """Of the host's own port on the engine's machine; a host that is started again has another."""
     mtu: int = 0
     """Bytes; 0 if unknown."""
+    gateway: Mapping[str, Any] | None = None
+    """The MAC address and the addresses of the network's gateway, if it is the bridge."""
+    watched: bool = False
+    """Whether packets are counted whose source address was rewritten to the gateway's."""
+    rewritten: int = 0
+    """How many had been counted when the links here were last verified."""
     original: Mapping[str, Any] = field(default_factory=dict)
     """The original state of the host's own port, for another agent to restore: `agent.leftover`."""
     released: bool = False
@@ -117,14 +123,14 @@ class Port:
             channel=attached.channel,
             ifindex=attached.ifindex,
             original=answer.get("found", {}),
-            **{key: answer[key] for key in ("device", "entry", "kernel", "released", "mtu")},
+            **{key: answer[key] for key in ("device", "entry", "kernel", "released", "mtu", "gateway")},
         )
 
     def let_go(self) -> None:
         """Note that it was released: with the host's engine, its qdiscs are gone."""
         self.released = True
         if self.kernel is None:
-            self.rooted = False
+            self.rooted = self.watched = False
             for source in self.sources.values():
                 source.led = source.counted = source.spare = False
                 source.beyond_before = None
@@ -183,7 +189,10 @@ class Port:
         )
 
 
-_KEPT = ("device", "rooted", "entry", "kernel", "ifindex", "released", "mtu", "original")
+_KEPT = (
+    *("device", "rooted", "entry", "kernel", "ifindex", "released", "mtu", "original"),
+    *("gateway", "watched", "rewritten"),
+)
 """What of a port another process takes up as it is."""
 
 
@@ -360,22 +369,36 @@ class Ports:
             raise LabError(f"{ref} is not impaired, so nothing counts its packets")
         return readback.counters(netem)
 
-    def watch_fragments(self, ref: LinkRef) -> None:
-        """Begin to count other traffic's fragments in a narrowed link's class, unless the link is impaired or cut."""
+    def watch(self, ref: LinkRef) -> None:
+        """Begin to count what a link's evidence is about, unless the link is impaired or cut.
+
+        That is other traffic's fragments in a narrowed link's class, and packets that NAT rewrote at the port.
+        """
         port, source = self.known(ref)
         if source.impairment is not None or source.cut is not None:
             return
-        mac = self._backend.hosts[ref.src].mac(ref.network)
-        if mac is None:
-            return
-        source.since_s = time.monotonic()
-        watch = fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)
-        if not watch:
+        lines = [] if port.watched or port.gateway is None else translated.watch(port.device, port.gateway)
+        port.watched, port.rewritten = True, 0 if lines else port.rewritten
+        if mac := self._backend.hosts[ref.src].mac(ref.network):
+            source.since_s = time.monotonic()
+            lines += fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)
+        if not lines:
             return
         # A kernel that cannot count them can impair; the evidence says that they were not counted.
         root = [] if port.rooted else qdisc.root(port.device)
-        failed = {complaint["line"] for complaint in self.tc(port, [*root, *watch], source)["complaints"]}
+        failed = {complaint["line"] for complaint in self.tc(port, [*root, *lines], source)["complaints"]}
         port.rooted = port.rooted or failed.isdisjoint(root)
+
+    def rewritten(self, ref: LinkRef, reading: Reading) -> str | None:
+        """The problem if NAT rewrote packets that reached a link's end since its links were last verified."""
+        port, source = self.known(ref)
+        packets = translated.counted(reading.filters)
+        return translated.problem(
+            packets - port.rewritten,
+            end=f"`{ref.dst}` on `{ref.network}`",
+            gateway=port.gateway,
+            senders=[address for address in source.addresses if not qdisc.is_mac(address)],
+        )
 
     def renew(self, ref: LinkRef, by: Tenant | None = None) -> None:
         """Begin a port anew after a host at it was started again, and have all tenants write again what it had.

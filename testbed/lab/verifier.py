@@ -26,7 +26,7 @@ from testbed.lab.rows import Held, earlier, rows
 from testbed.lab.succession import Succession
 from testbed.lab.taps import Taps
 from testbed.lab.wholeness import Wholeness
-from testbed.netem import fragments, qdisc, readback
+from testbed.netem import fragments, qdisc, readback, translated
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import LinkRef
 
@@ -101,6 +101,7 @@ class Verifier:
                 errors = self._verify(ref, port, reading)
                 wrong += errors
                 self._ledger.reported.update([ref] if errors else [])
+            port.rewritten = translated.counted(reading.filters) if refs else port.rewritten
         if wrong:  # because an agent has died
             deaths = self._succession.look()
             raise ImpairmentNotAppliedError("\n".join(map(str, deaths)) if deaths else together(wrong))
@@ -197,7 +198,11 @@ class Verifier:
         warnings += [text for text in lost if text]
         problems += [text for text in (counting.tap_problem(at_taps),) if text]
         others = source.others(reading.filters)
-        past = (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref))
+        past = (
+            strangers.problem(self._backend, ref, port),
+            self._elsewhere.problem(ref),
+            self._ports.rewritten(ref, reading),
+        )
         problems += [text for text in (fragments.problem(ref.traffic, others), *past) if text]
         narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
         crossed = self._connections.crossed(ref)

@@ -5,13 +5,15 @@ Some cells for every run; `benchmarks.truth` has all of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, Lab
 from tests.lab import truth
-from tests.lab.conftest import lab_of
+from tests.lab.conftest import Datagrams, lab_of, prepare
 
 _FRAMES = 10
 _ASKED = {impairment.name: impairment for impairment in truth.IMPAIRMENTS}
@@ -117,3 +119,42 @@ def test_how_late_the_carrier_was_is_in_the_evidence(carried: Lab) -> None:
     assert 0 < lateness["median_s"] <= lateness["worst_s"]
     assert lateness["tolerance_s"] == 0.005
     assert [check.field for check in link.checks][-1] == "lateness"
+
+
+_BRIDGED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+
+@pytest.fixture
+def rewriting(carried: Lab) -> ComposeLab:
+    """A stack whose packets this machine's NAT may rewrite."""
+    if not isinstance(carried, ComposeLab):
+        pytest.skip("a local lab's bridges are in a network namespace that has no rules")
+    if os.geteuid() or not _BRIDGED.exists() or _BRIDGED.read_text().strip() != "1":
+        pytest.skip("bridged packets do not pass iptables here, or rules are root's to make")
+    return carried
+
+
+def test_packets_that_nat_rewrites_make_a_test_invalid_and_what_to_look_at_is_told(rewriting: ComposeLab) -> None:
+    client, server = rewriting.hosts["client"], rewriting.hosts["server"]
+    prepare(client, server)
+    rewriting.impair(truth.LINK, delay="10ms")
+    with truth.rewritten(rewriting, "lan"):
+        assert len(Datagrams(client, server).arrived(3, pace_s=0.01)) == 3
+    with pytest.raises(ImpairmentNotAppliedError) as refused:
+        rewriting.verifier.verify()
+    problem = str(refused.value)
+    assert "packets from hosts of the network reached `server` on `lan` with the source address" in problem
+    assert f"the sender of this link has {client.addresses('lan')[0]}" in problem
+    assert "iptables -t nat -S" in problem
+    rewriting.heal()
+    rewriting.impair(truth.LINK, delay="10ms")
+    assert len(Datagrams(client, server).arrived(3, pace_s=0.01)) == 3
+    rewriting.verifier.verify()
+    rewriting.heal()
+
+
+def test_a_stray_network_is_noticed_also_where_nat_rewrites_its_packets(rewriting: ComposeLab) -> None:
+    with truth.rewritten(rewriting, "side"):
+        cell = truth.cell(rewriting, "stray network", _ASKED["delay"])
+    assert cell.right, cell
+    assert "packets took `side`" in cell.reason

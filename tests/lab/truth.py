@@ -322,6 +322,20 @@ def connected(lab: ComposeLab, *hosts: str) -> Iterator[str]:
         network.remove()
 
 
+@contextlib.contextmanager
+def rewritten(lab: ComposeLab, network: str) -> Iterator[None]:
+    """A rule of a network that is gone, which gives this network's packets the gateway's address."""
+    name = lab.topology.networks[network].engine_name
+    (pool, *_) = docker.from_env().networks.get(name).attrs["IPAM"]["Config"]
+    rule = f"POSTROUTING -s {pool['Subnet']} ! -o br-testbed-gone -j MASQUERADE".split()
+    nat = ["iptables", "-w", "-t", "nat"]
+    subprocess.run([*nat, "-I", *rule], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*nat, "-D", *rule], check=True)
+
+
 def _connect(at: Place) -> Callable[[], None]:
     """Connect both hosts to another network, and send there; returns what undoes it."""
     assert isinstance(at.lab, ComposeLab)

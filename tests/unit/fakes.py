@@ -322,6 +322,7 @@ class FakeLab(Lab):
             "kernel": None,
             "released": False,
             "mtu": 1500,
+            "gateway": None,
             "found": {},
         }
         channel = cast("Channel", self._others.get(host, self.agent))
