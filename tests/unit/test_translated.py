@@ -9,7 +9,7 @@ import pytest
 
 from testbed import ImpairmentNotAppliedError
 from testbed.netem import bpf, translated
-from tests.unit.fakes import FakeAgent, FakeLab
+from tests.unit.fakes import FakeLab
 from tests.unit.test_rejecting import runs
 
 MAC, ANOTHER = "02:42:00:00:00:01", "02:42:00:00:00:02"
@@ -41,14 +41,19 @@ def test_each_address_has_a_line_of_its_own_before_all_that_leads_to_a_class() -
 
 def test_such_packets_are_told_once_and_again_when_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
     lab, counted = FakeLab(), 0
-    real = FakeAgent._shown
+    real = lab.agent.call
 
-    def shown(agent: FakeAgent, what: str, line: str) -> list[dict[str, Any]]:
-        actions = [{"kind": "gact", "stats": {"packets": counted}}]
-        more = {"kind": "bpf", "pref": 5, "options": {"handle": "0x1", "actions": actions}}
-        return [*real(agent, what, line), *([more] if what == "filter" else [])]
+    def call(operation: str, **arguments: Any) -> Any:
+        answer = real(operation, **arguments)
+        if operation == "tc" and answer["shown"]:
+            actions = [{"kind": "gact", "stats": {"packets": counted}}]
+            answer["shown"][0] = [
+                *answer["shown"][0],
+                {"kind": "bpf", "pref": 5, "options": {"handle": "0x1", "actions": actions}},
+            ]
+        return answer
 
-    monkeypatch.setattr(FakeAgent, "_shown", shown)
+    monkeypatch.setattr(lab.agent, "call", call)
     lab.impair("client -> server", delay="10ms")
     next(iter(lab.ports)).gateway = GATEWAY
     lab.verifier.verify()
