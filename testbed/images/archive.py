@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import json
 import os
-import posixpath
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +23,12 @@ from typing import Any, BinaryIO, cast
 from testbed.errors import ImageBuildError
 from testbed.images.found import FoundImage, content_of
 from testbed.images.settings import of_config, platform_problem
-from testbed.images.unpack import Lost, ReadLayer, Unpacker
+from testbed.images.unpack import Lost, Unpacker
 from testbed.text import several, shown
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _NAME = "org.opencontainers.image.ref.name"
 _DEEPEST = 4
-_MOST_TEXT = 16 << 20
 _DIGEST = re.compile(r"(?:blobs/sha256/|sha256:)?([0-9a-f]{64})(?:\.json)?")
 
 
@@ -189,34 +187,6 @@ def _chosen(manifests: Sequence[_Manifest], name: str) -> _Manifest:
             f"write which under the service's `image:`"
         )
     return named[0]
-
-
-def unpack_stream(stream: BinaryIO, folder: Path) -> Lost:
-    """Unpack the one image that an engine saves, read once, without a copy. Raises ImageBuildError, OSError."""
-    unpacker = Unpacker(folder)
-    texts: dict[str, bytes] = {}
-    layers: dict[str, ReadLayer] = {}
-    links: dict[str, str] = {}
-    with _named("what the engine saved"):
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:
-            for member in archive:
-                if member.issym():  # a layer that is there twice
-                    links[member.name] = posixpath.normpath(f"{posixpath.dirname(member.name)}/{member.linkname}")
-                if (content := cast(BufferedReader | None, archive.extractfile(member))) is None:
-                    continue
-                if _is_layer(content.peek(512)[:512]):
-                    layers[member.name] = unpacker.read(_plain(content), member.name)
-                else:
-                    texts[member.name] = content.read(_MOST_TEXT)
-        (manifest,) = json.loads(texts["manifest.json"])
-        digests = json.loads(texts[manifest["Config"]])["rootfs"].get("diff_ids") or []
-        ordered = [layers[links.get(name, name)] for name in manifest["Layers"] or ()]
-        return unpacker.place(ordered, digests, owners=os.geteuid() == 0)
-
-
-def _is_layer(beginning: bytes) -> bool:
-    """Whether a file of a saved image begins as the archive of a layer, and not as JSON or a version number."""
-    return beginning[257:262] == b"ustar" or beginning.startswith((_GZIP, _ZSTD)) or not beginning.strip(b"\0")
 
 
 def _plain(blob: BinaryIO) -> BinaryIO:
