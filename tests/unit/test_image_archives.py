@@ -204,14 +204,12 @@ def test_an_image_in_use_is_not_removed_and_one_that_is_not_is(tmp_path: Path) -
     assert list(cache.folder.iterdir()) == []
 
 
-def test_after_a_restart_of_the_machine_an_image_is_unpacked_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_restart_of_the_machine_an_image_is_unpacked_anew(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     image = found(at(tmp_path, archives.docker_files([BASE, ABOVE], CONFIG)))
     (held(cache, image).root / "etc/conf").write_bytes(b"")  # as a file that had not reached the disk
     assert (held(cache, image).root / "etc/conf").read_bytes() == b""
-    monkeypatch.setattr("testbed.images.cache._boot", lambda: "another")
+    cache = Cache(tmp_path / "cache", boot="another")
     assert (held(cache, image).root / "etc/conf").read_bytes() == b"new"
 
 
