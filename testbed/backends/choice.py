@@ -6,16 +6,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from testbed.backends.docker.engine import Engine, NoEngineError
 from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.local.lab import LocalLab
+from testbed.backends.stacklab import StackLab
 from testbed.compose.options import LAB_CHOICES, UP_DEADLINE
 from testbed.errors import EnvironmentUnfitError, TestbedError
 from testbed.lab.lab import Lab
 from testbed.text import several, shown
 
-LABS: Mapping[str, Callable[..., Lab]] = {"compose": ComposeLab, "local": LocalLab}
+LABS: Mapping[str, Callable[..., StackLab[Any]]] = {"compose": ComposeLab, "local": LocalLab}
 """Each kind of lab, by its name in `LAB_CHOICES`; the arguments are `make_lab`'s."""
 
 

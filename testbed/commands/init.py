@@ -1,20 +1,32 @@
-"""`testbed init`: write a CI job that tests, compares with the merge base, and keeps reports and baselines."""
+"""`testbed init`: write a first test of the stack, or a CI job that tests, compares and keeps reports and baselines."""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from string import Template
 
 import click
 
+from testbed.backends.choice import LABS, decide
 from testbed.commands.console import say, write
-from testbed.commands.options import command, example
+from testbed.commands.options import command, compose_file_option, example
+from testbed.compose.peers import Peers, most_connected
 from testbed.errors import UserError
 from testbed.resources import resource
-from testbed.writing import write_whole
+from testbed.spec.topology import Topology
+from testbed.text import shown
+from testbed.writing import make_room, write_whole
 
 _GITHUB = Path(".github", "workflows", "testbed.yml")
 _GITLAB, _INCLUDED = Path(".gitlab-ci.yml"), Path(".gitlab", "testbed.yml")
+_TEST, _NETEM, _PROFILE = Path("tests", "test_network.py"), Path("netem"), "office.yaml"
+_JOBS = {_GITHUB, _GITLAB, _INCLUDED}
+_UNKNOWN_PORT = 80
 
 
 def job(service: str) -> str:
@@ -22,40 +34,108 @@ def job(service: str) -> str:
     return resource(f"testbed/commands/ci/{service}.yml").read_text(encoding="utf-8")
 
 
-@command()
-@click.option("--ci", "service", type=click.Choice(["github", "gitlab"]), required=True, help="The CI service.")
-@click.option("--stdout", is_flag=True, help="Print the job, and write no file.")
-@example("""testbed init --ci github
-             testbed init --ci gitlab --stdout""")
-def init(service: str, stdout: bool) -> int:
-    """Write a CI job that runs pytest, compares with the merge base, and keeps reports, captures and baselines.
+def first_test(peers: Peers, topology: Topology) -> str:
+    """The text of a test module for two services."""
+    template = Template(resource("testbed/commands/first/test_network.txt").read_text(encoding="utf-8"))
+    unknown = f"{_UNKNOWN_PORT}  # correct it: the Compose file does not say where `{peers.server}` listens"
+    return template.substitute(
+        client=peers.client,
+        server=peers.server,
+        client_host=topology.services[peers.client].hosts[0],
+        server_host=topology.services[peers.server].hosts[0],
+        port=unknown if peers.port is None else peers.port,
+        function=re.sub(r"\W", "_", f"{peers.client}_reaches_{peers.server}"),
+    )
 
-    Run it at the top of a repository. It writes .github/workflows/testbed.yml, or .gitlab-ci.yml; if there is one
-    already, .gitlab/testbed.yml, and tells the line that includes it. No file is overwritten.
+
+@command()
+@compose_file_option
+@click.option(
+    "--ci", "service", type=click.Choice(["github", "gitlab"]), help="Write the job for a CI service instead."
+)
+@click.option("--stdout", is_flag=True, help="Print the test or the job, and write no file.")
+@example("""testbed init
+             testbed init --ci github
+             testbed init --ci gitlab --stdout""")
+def init(compose_file: tuple[Path, ...], service: str | None, stdout: bool) -> int:
+    """Write a first test of your stack, or with --ci a CI job.
+
+    The test is about the two services of the Compose file that talk most: tests/test_network.py, with a profile of
+    your own, netem/office.yaml, and a CI job if the repository is GitHub's or GitLab's by its files.
+
+    The job runs pytest, compares with the merge base, and keeps reports, captures and baselines. Run this at the top of
+    a repository. It writes .github/workflows/testbed.yml, or .gitlab-ci.yml; if there is one already,
+    .gitlab/testbed.yml, and tells the line that includes it. No file is overwritten.
     """
+    if service is not None:
+        files = {_path_of_job(service): job(service)}
+        instead = f"or print the job and merge the two by hand: testbed init --ci {service} --stdout"
+    else:
+        files = _first_files(compose_file)
+        instead = "or print the test: testbed init --stdout"
     if stdout:
-        sys.stdout.write(job(service))
+        sys.stdout.write(next(iter(files.values())))
         return 0
-    here = Path.cwd()
-    path = _GITHUB
-    if service == "gitlab":
-        path = _INCLUDED if _exists(_GITLAB) else _GITLAB
-    if not (here / ".git").exists() and (top := next((p for p in here.parents if (p / ".git").exists()), None)):
-        raise UserError(f"{here} is inside the repository {top}; CI reads {path} at its top: cd {top}")
-    if _exists(path):
-        raise UserError(
-            f"{path} is there already, and is not overwritten: remove it, or print the job and merge the two by "
-            f"hand: testbed init --ci {service} --stdout"
-        )
-    try:
-        write_whole(path, job(service), below=here)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; or print it: --stdout") from None
-    write(str(path))
-    if path == _INCLUDED:
-        say(f"{_GITLAB} is left as it is; add to it: include: [{{local: {path}}}]")
-    say("in its line of pip, say where testbed comes from and add what your tests need; then commit it")
+    _write(files, instead)
+    if _INCLUDED in files:
+        say(f"{_GITLAB} is left as it is; add to it: include: [{{local: {_INCLUDED}}}]")
+    if _JOBS & files.keys():
+        say("in the job's line of pip, say where testbed comes from and add what your tests need; then commit it")
+    if service is None:
+        options = "".join(f" --compose-file {shlex.quote(str(path))}" for path in compose_file)
+        say(f"next: pytest {_TEST}{options}")
     return 0
+
+
+def _path_of_job(service: str) -> Path:
+    if service == "github":
+        return _GITHUB
+    return _INCLUDED if _exists(_GITLAB) else _GITLAB
+
+
+def _first_files(compose_file: tuple[Path, ...]) -> dict[Path, str]:
+    """The first test, and what goes with it and is not there yet. Raises UserError if no two services can talk."""
+    kind, _ = decide("auto")
+    lab = LABS[kind](list(compose_file) or None, say=say, warn=say)
+    topology = lab.topology
+    peers = most_connected(lab.services)
+    if peers is None:
+        raise UserError(
+            f"the Compose file has no two services on one network ({shown(', '.join(topology.services))}), and so no "
+            "link to test"
+        )
+    say(f"`{peers.client}` and `{peers.server}` talk most by the Compose file")
+    files = {_TEST: first_test(peers, topology)}
+    profile = Path(os.path.relpath(str(lab.netem_folder or _NETEM))) / _PROFILE
+    if not _exists(profile):
+        files[profile] = resource(f"testbed/commands/first/{_PROFILE}").read_text(encoding="utf-8")
+    if Path(".github").is_dir() and not _exists(_GITHUB):
+        files[_GITHUB] = job("github")
+    elif _exists(_GITLAB) and not _exists(_INCLUDED):
+        files[_INCLUDED] = job("gitlab")
+    return files
+
+
+def _write(files: Mapping[Path, str], instead: str) -> None:
+    """Write all of them, or none if one cannot be. Raises UserError."""
+    here = Path.cwd()
+    top = next((parent for parent in here.parents if (parent / ".git").exists()), None)
+    if _JOBS & files.keys() and not (here / ".git").exists() and top is not None:
+        (path,) = _JOBS & files.keys()
+        raise UserError(f"{here} is inside the repository {top}; CI reads {path} at its top: cd {top}")
+    for path in files:
+        if _exists(path):
+            raise UserError(f"{path} is there already, and is not overwritten: remove it, {instead}")
+        try:
+            make_room(path, here)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}; {instead}") from None
+    for path, text in files.items():
+        try:
+            write_whole(path, text, below=here)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}; {instead}") from None
+        write(str(path))
 
 
 def _exists(path: Path) -> bool:

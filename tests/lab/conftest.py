@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -24,6 +25,7 @@ from testbed import CommandTimeoutError, Host, Lab, LabError, Program, Result
 from testbed.backends.choice import LABS, decide, make_lab
 from testbed.lab.waiting import await_condition
 
+SomeLab = TypeVar("SomeLab", bound=Lab)
 collect_ignore = ["repository"]  # tests/lab/test_ci_jobs.py runs it
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -127,7 +129,11 @@ def stack_from_anywhere() -> str:
 
 def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:
     """A lab of this kind for a Compose file; not up yet."""
-    lab = make_lab(kind, file, netem=config.getoption("--netem"), say=lambda _text: None)
+    return as_late_as_allowed(make_lab(kind, file, netem=config.getoption("--netem"), say=lambda _text: None), config)
+
+
+def as_late_as_allowed(lab: SomeLab, config: pytest.Config) -> SomeLab:
+    """A lab that a test made by itself, with this session's ``--testbed-lateness``."""
     lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
     return lab
 

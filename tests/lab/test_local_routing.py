@@ -10,7 +10,7 @@ import pytest
 from testbed import Host, InvalidComposeError, InvalidValueError, LocalLab, topologies
 from testbed.backends.docker.lab import ComposeLab
 from testbed.spec.links import LinkRef
-from tests.lab.conftest import HERE, Datagrams, prepare
+from tests.lab.conftest import HERE, Datagrams, as_late_as_allowed, prepare
 
 LABS = ("local",)
 _ROUTE = "/tmp/route.py"
@@ -19,7 +19,9 @@ _ROUTE = "/tmp/route.py"
 @pytest.fixture(scope="module")
 def chain(kind: str, pytestconfig: pytest.Config) -> Iterator[LocalLab]:
     assert kind == "local"
-    with LocalLab(topologies.chain(3, ipv6=True), netem=pytestconfig.getoption("--netem")) as lab:
+    with as_late_as_allowed(
+        LocalLab(topologies.chain(3, ipv6=True), netem=pytestconfig.getoption("--netem")), pytestconfig
+    ) as lab:
         for host in lab.hosts.values():
             host.put(_ROUTE, (HERE / "programs" / "route.py").read_bytes())
         prepare(lab.host("left"), lab.host("right"))

@@ -12,7 +12,7 @@ import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError
 from testbed.netem import qdisc
-from tests.lab.conftest import HERE, Datagrams, prepare
+from tests.lab.conftest import HERE, Datagrams, as_late_as_allowed, prepare
 
 LABS = ("compose",)
 
@@ -31,7 +31,9 @@ s.sendto(b"x" * int(sys.argv[2]), (sys.argv[1], 9200))
 @pytest.fixture(scope="module")
 def jumbo(kind: str, pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
     assert kind == "compose"
-    with ComposeLab(HERE / "stacks" / "jumbo.yaml", netem=pytestconfig.getoption("--netem")) as lab:
+    with as_late_as_allowed(
+        ComposeLab(HERE / "stacks" / "jumbo.yaml", netem=pytestconfig.getoption("--netem")), pytestconfig
+    ) as lab:
         prepare(*lab.hosts.values())
         yield lab
 

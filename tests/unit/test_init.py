@@ -1,4 +1,4 @@
-"""`testbed init`: what the jobs have, where they are written, and what is never overwritten."""
+"""`testbed init`: what the first test and the jobs have, where they are written, and what is never overwritten."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from testbed.commands.cli import cli
 from testbed.commands.init import job
 from testbed.errors import UserError
+from testbed.netem.profiles import load_profiles
 
 SERVICES = ("github", "gitlab")
 _EXPRESSION = re.compile(r"\$\{\{.*?\}\}")
@@ -159,3 +160,75 @@ def test_nothing_is_written_through_a_link(repository: Path, tmp_path_factory: p
     with pytest.raises(UserError, match=r"symbolic link.*--stdout"):
         init("--ci", "github")
     assert list(elsewhere.iterdir()) == []
+
+
+# --- the first test --------------------------------------------------------------------------------
+
+_COMPOSE = """
+services:
+  api: {image: shop/api, scale: 2, environment: {DB_URL: "postgres://shop@db-main/shop"}}
+  db-main: {image: shop/db}
+"""
+
+
+@pytest.fixture
+def stack(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("testbed.commands.init.decide", lambda _kind: ("local", "as this test wants it"))
+    (repository / "compose.yaml").write_text(_COMPOSE)
+    return repository
+
+
+def test_a_first_test_is_about_two_hosts_that_talk(stack: Path) -> None:
+    out, err = init()
+    assert out.split() == ["tests/test_network.py", "netem/office.yaml"]
+    assert "`api` and `db-main` talk most" in err
+    assert "next: pytest tests/test_network.py\n" in err
+    text = (stack / "tests/test_network.py").read_text()
+    names: dict[str, Any] = {}
+    exec(compile(text, "test_network.py", "exec"), names)  # noqa: S102  # it is the text that is tested
+    (mark,) = names["test_api_reaches_db_main"].pytestmark
+    assert (mark.name, mark.args) == ("impair_each", ("api[1] <-> db-main", "clean", "latency", "lossy", "office"))
+    subprocess.run(["sh", "-n", "-c", names["CONNECT"]], check=True)
+    assert "'exec 3<>/dev/tcp/db-main/5432'" in names["CONNECT"]
+    assert load_profiles(stack / "netem")["office"].description == "an office, 8 Mbit/s down and 1 Mbit/s up"
+
+
+def test_a_port_that_the_file_does_not_tell_is_to_be_corrected(stack: Path) -> None:
+    (stack / "compose.yaml").write_text("services: {a: {image: x, depends_on: [b]}, b: {image: x}}")
+    init()
+    line = 'SERVER, PORT = "b", 80  # correct it: the Compose file does not say where `b` listens\n'
+    assert line in (stack / "tests/test_network.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("there", "job_"), [(".github/x", ".github/workflows/testbed.yml"), (".gitlab-ci.yml", ".gitlab/testbed.yml")]
+)
+def test_a_repository_of_a_ci_service_gets_its_job_too(stack: Path, there: str, job_: str) -> None:
+    (stack / there).parent.mkdir(exist_ok=True)
+    (stack / there).write_text("")
+    assert init()[0].split() == ["tests/test_network.py", "netem/office.yaml", job_]
+
+
+def test_a_profile_and_a_job_that_are_there_are_left_and_a_test_that_is_there_is_refused(stack: Path) -> None:
+    for name in ("netem/office.yaml", ".github/workflows/testbed.yml"):
+        (stack / name).parent.mkdir(parents=True, exist_ok=True)
+        (stack / name).write_text("mine\n")
+    assert init()[0].split() == ["tests/test_network.py"]
+    (stack / "netem/office.yaml").unlink()
+    with pytest.raises(UserError, match=r"^tests/test_network.py is there already.*: testbed init --stdout$"):
+        init()
+    assert not (stack / "netem/office.yaml").exists(), "all of it, or nothing"
+    assert init("--stdout")[0] == (stack / "tests/test_network.py").read_text()
+
+
+def test_nothing_is_written_if_one_file_cannot_be(stack: Path) -> None:
+    (stack / "netem").write_text("a file")
+    with pytest.raises(UserError, match=r"netem/office.yaml cannot be written: "):
+        init()
+    assert not (stack / "tests/test_network.py").exists()
+
+
+def test_two_services_without_a_common_network_have_no_link_to_test(stack: Path) -> None:
+    (stack / "compose.yaml").write_text("services: {a: {image: x}, b: {image: x, network_mode: none}}")
+    with pytest.raises(UserError, match=r"no two services on one network \('a, b'\)"):
+        init()
