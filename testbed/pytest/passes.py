@@ -25,6 +25,7 @@ import pytest
 from testbed.errors import UserError
 from testbed.pytest import results, running, state
 from testbed.pytest.markers import WANTED, id_of, marked, wanted
+from testbed.pytest.seeds import After
 
 _NAME = "testbed-passes"
 _INTERRUPTED_WITHIN_S = 60.0
@@ -37,13 +38,6 @@ def listen(config: pytest.Config) -> None:
     if number is not None:
         os.set_inheritable(number, False)  # the programs that tests start must not hold it open
         config.pluginmanager.register(Passes(config, socket.socket(fileno=number)), _NAME)
-
-
-class _After(pytest.Item):
-    """What comes after the last test of a pass: it needs nothing but the session, so that all else is torn down."""
-
-    def runtest(self) -> None:
-        """It is never run."""
 
 
 class Passes:
@@ -152,7 +146,7 @@ class Passes:
         plugins.register(written, results.NAME)
         most_failed = self._config.getvalue("maxfail")
         session.testsfailed = 0
-        after = _After.from_parent(session, name="after")
+        after = After.from_parent(session, name="after")
         for item, following in zip(session.items, [*session.items[1:], after], strict=True):
             if running.RESULT in item.stash:
                 del item.stash[running.RESULT]

@@ -64,6 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from testbed.pytest import passes
 
         passes.listen(config)
+    elif worker is None and (several := state.seeds_of(config)) is not None:
+        from testbed.pytest import seeds
+
+        config.pluginmanager.register(seeds.Seeds(config, several), "testbed-seeds")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -98,6 +98,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
     )
     group.addoption(
+        "--testbed-seeds",
+        metavar="FIRST..LAST",
+        help="run each test under each of these seeds, as in 1..1000, and say how many fail; the stack stays up, and "
+        "results are kept of the runs that did not pass (with --virtual-time it is fastest)",
+    )
+    group.addoption(
         "--virtual-time",
         action="store_true",
         help="run in a kernel whose clock is simulated: waiting takes no time, and the seed decides everything; the "
@@ -198,6 +204,24 @@ def _seed(text: str) -> None:
         raise UserError(f"--testbed-seed={shown(text)}: not a whole number") from None
 
 
+def seeds_of(config: pytest.Config) -> range | None:
+    """The seeds that tests are run under, one after the other; None: one seed. Raises UserError."""
+    text = config.getoption("--testbed-seeds")
+    if text is None:
+        return None
+    first, dots, last = text.partition("..")
+    if not (dots and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise UserError(f"--testbed-seeds={shown(text)}: write FIRST..LAST, as in 1..1000")
+    for option, value in (("--testbed-seed", config.getoption("--testbed-seed")), ("-n", _workers(config))):
+        if value:
+            raise UserError(f"--testbed-seeds with {option} {value}: leave {option} out")
+    return range(int(first), int(last) + 1)
+
+
+def _workers(config: pytest.Config) -> object:
+    return getattr(config.option, "numprocesses", None)
+
+
 def _varied(text: str) -> None:
     from testbed.spec.features import WORDS
     from testbed.spec.words import unknown
@@ -227,17 +251,19 @@ def check_options(config: pytest.Config) -> int:
 def option_problems(config: pytest.Config) -> list[str]:
     """Every problem of the options' values."""
     seed, deadline, metrics = map(config.getoption, ("--testbed-seed", "--up-deadline", "--testbed-metrics"))
-    checks: list[tuple[Callable[[str], object], str]] = [
+    checks: list[tuple[Callable[..., object], object]] = [
         *((_image, image) for image in config.getoption("--testbed-image")),
         *((_varied, text) for text in config.getoption("--testbed-vary")),
         *([(_seed, seed)] if seed is not None else []),
         *([(_deadline, deadline)] if deadline != UP_DEADLINE else []),  # the defaults need no imports
         *([(metric_groups, metrics)] if metrics != _ALL_METRICS else []),
     ]
+    if config.getoption("--testbed-seeds") is not None:
+        checks.append((seeds_of, config))
     problems: list[str] = []
-    for check, text in checks:
+    for check, value in checks:
         try:
-            check(text)
+            check(value)
         except UserError as error:
             problems += error.problems
     return problems
@@ -245,6 +271,8 @@ def option_problems(config: pytest.Config) -> list[str]:
 
 def seed_of(config: pytest.Config) -> int:
     """The seed that is given, or one that is drawn."""
+    if (seeds := seeds_of(config)) is not None:
+        return seeds[0]
     seed = config.getoption("--testbed-seed")
     return int.from_bytes(os.urandom(4)) if seed is None else int(seed)
 

@@ -37,7 +37,8 @@ def run_again(config: pytest.Config) -> int | None:
 def _run_again(config: pytest.Config, undo: ExitStack) -> int:
     seed, limit_s = _check(config)
     _say(f"virtual time, seed {seed}")
-    additions = shlex.join((*virtual.LAB_OPTIONS, "--testbed-seed", str(seed)))
+    seeded = () if state.seeds_of(config) is not None else ("--testbed-seed", str(seed))
+    additions = shlex.join((*virtual.LAB_OPTIONS, *seeded))
     images = images_of(
         state.compose_files(config),
         profiles=config.getoption("--compose-profile"),

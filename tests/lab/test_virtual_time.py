@@ -122,6 +122,22 @@ def test_two_runs_of_a_seed_are_the_same_to_the_last_bit_and_another_seed_differ
     assert time.monotonic() - began < 3 * 86400 / 100
 
 
+def test_a_seed_that_fails_among_others_fails_alone(folder: Path) -> None:
+    """A message that is lost and sent again takes 200 ms more; so does the same one in the same seed."""
+    suite = exchange_project.test_of(count=4, every_s=5)
+    (folder / "test_seeds.py").write_text(f"{suite}    assert max(map(int, done.stdout.split())) < 200_000_000\n")
+    done = run(folder, "--testbed-seeds", "1..10", "test_seeds.py")
+    (told,) = re.findall(r"failing seeds: (.+)\n", done.stdout)
+    failing = [int(seed) for seed in told.split(", ")]
+    passing = next(seed for seed in range(1, 11) if seed not in failing)
+    assert f"{len(failing)} of 10 seeds fail" in done.stdout
+    assert f"pytest test_seeds.py::test_messages --testbed-seed {failing[0]} --virtual-time\n" in done.stdout
+    assert [run(folder, "--testbed-seed", str(seed), "test_seeds.py").returncode for seed in (failing[0], passing)] == [
+        1,
+        0,
+    ]
+
+
 def test_a_command_runs_itself_again_and_its_report_comes_back(tmp_path: Path) -> None:
     report = tmp_path / "report"
     argv = [sys.executable, "-m", "testbed.commands.cli", "demo", "--virtual-time", "--messages", "2"]
