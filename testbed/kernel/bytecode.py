@@ -21,7 +21,8 @@ from pathlib import Path
 import testbed.agent
 from testbed import kernel
 
-_KEPT_S = 86400.0
+OLDER_KEPT, _KEPT_S = 3, 600.0
+"""Older layers that stay, and the age until which any does: a kernel may be running on it."""
 _DEADLINE_S = 300.0
 # A test, so that the modules which pytest rewrites are compiled as it rewrites them.
 _IMPORTS = """
@@ -44,13 +45,11 @@ def ensure(say: Callable[[str], None]) -> Path:
 
     An empty folder if it cannot be made: programs then start more slowly.
     """
-    installation, sources = _digests()
+    installation, sources = digests()
     layer = kernel.cache() / f"bytecode-{installation}-{sources}"
     if not layer.is_dir():
         kernel.cache().mkdir(parents=True, exist_ok=True)
-        for older in kernel.cache().glob(f"bytecode-{installation}-*"):
-            if time.time() - older.stat().st_mtime > _KEPT_S:
-                shutil.rmtree(older, ignore_errors=True)
+        _remove_old(installation)
         with tempfile.TemporaryDirectory(prefix="compiling-", dir=kernel.cache()) as folder:
             say("compiling modules for virtual time, once")
             compiled, new = Path(folder, "compiled"), Path(folder, "layer")
@@ -63,7 +62,15 @@ def ensure(say: Callable[[str], None]) -> Path:
     return layer
 
 
-def _digests() -> tuple[str, str]:
+def _remove_old(installation: str) -> None:
+    with suppress(FileNotFoundError):  # another process has just done the same
+        layers = {folder: folder.stat().st_ctime for folder in kernel.cache().glob(f"bytecode-{installation}-*")}
+        for folder in sorted(layers, key=lambda folder: -layers[folder])[OLDER_KEPT:]:
+            if time.time() - layers[folder] > _KEPT_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def digests() -> tuple[str, str]:
     """Of Python with its packages' folder, and of what is compiled: its versions, and this package's files."""
     folder = Path(sysconfig.get_path("purelib"))
     package = Path(testbed.agent.__file__).parent.parent

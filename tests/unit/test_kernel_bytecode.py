@@ -40,9 +40,14 @@ def test_modules_are_compiled_once_and_a_failure_is_told(tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(bytecode, "_IMPORTS", "import nothing_of_this_name\n")
     messages: list[str] = []
+    monkeypatch.setattr(bytecode, "_KEPT_S", 0.0)
+    installation, _ = bytecode.digests()
+    for number in range(5):
+        (tmp_path / "testbed" / f"bytecode-{installation}-{number}").mkdir(parents=True)
     layer = bytecode.ensure(messages.append)
     assert "nothing_of_this_name" in messages[-1] or "error" in messages[-1]
     assert layer.is_dir()
     assert bytecode.ensure(messages.append) == layer
     assert len(messages) == 2
-    assert [path.name for path in layer.parent.iterdir()] == [layer.name]
+    assert layer in layer.parent.iterdir()
+    assert len([*layer.parent.iterdir()]) == 1 + bytecode.OLDER_KEPT
