@@ -237,11 +237,10 @@ def _frozen(seconds: float) -> Callable[[Place], object]:
 
 def _address_added(at: Place) -> Callable[[], object]:
     """Give the sender's host another address; returns what removes it."""
-    device = json.loads(_enter(at.sender, "ip", "-j", "route", "get", at.target))[0]["dev"]
-    _enter(at.sender, "ip", "address", "add", f"{at.spare}/32", "dev", device)
-    namespaces = [
-        os.open(f"/proc/{at.sender}/ns/{kind}", os.O_RDONLY) for kind in ("net", "user")
-    ]  # outlive the sender
+    sender = at.sender
+    namespaces = [os.open(f"/proc/{sender}/ns/{kind}", os.O_RDONLY) for kind in ("net", "user")]  # outlive the sender
+    device = json.loads(_enter(namespaces, "ip", "-j", "route", "get", at.target))[0]["dev"]
+    _enter(namespaces, "ip", "address", "add", f"{at.spare}/32", "dev", device)
 
     def undo() -> None:
         try:
