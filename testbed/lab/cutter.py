@@ -214,15 +214,8 @@ class Cutter:
             elsewhere=ways,
             another_path=self._elsewhere.what_to_do(ref) if ways else "",
             others=source.others(reading.filters),
-            past=[
-                text
-                for text in (
-                    strangers.problem(self._backend, ref, port),
-                    self._elsewhere.problem(ref),
-                    self._ports.rewritten(ref, reading),
-                )
-                if text
-            ],
+            past=[text for text in (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref)) if text],
+            rewritten=self._ports.rewritten(ref, reading),
         )
         return self._carriage.timed(evidence, ref, port, None, nothing_passes=cut.flapping is None)
 

@@ -390,10 +390,13 @@ class Ports:
         port.rooted = port.rooted or failed.isdisjoint(root)
 
     def rewritten(self, ref: LinkRef, reading: Reading) -> str | None:
-        """The problem if NAT rewrote packets that reached a link's end since its links were last verified."""
+        """A warning if NAT rewrote packets that reached a link's end since its links were last verified.
+
+        It is no problem of the link: a sender is known by its MAC address, too.
+        """
         port, source = self.known(ref)
         packets = translated.counted(reading.filters)
-        return translated.problem(
+        return translated.warning(
             packets - port.rewritten,
             end=f"`{ref.dst}` on `{ref.network}`",
             gateway=port.gateway,

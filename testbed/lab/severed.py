@@ -180,12 +180,14 @@ def evidence(
     elsewhere: str = "",
     another_path: str = "",
     past: Sequence[str] = (),
+    rewritten: str | None = None,
 ) -> LinkEvidence:
     """The evidence of a cut: whether the kernel held it, how many packets met it, and their fate.
 
     ``answered``: how the agent answered this sender's rejected packets, on this link and others. ``others``: number of
     fragmented datagrams of other traffic that met it. ``elsewhere``: how many packets took which other network;
     ``another_path``: what to do if none met the cut. ``past``: ways by which packets may have passed it.
+    ``rewritten``: a warning of packets that NAT gave another address.
     """
     seen = f"{_plural(lost_packets, 'packet')} {'rejected' if cut.at_gate else 'lost'}"
     if answered is not None:
@@ -220,7 +222,7 @@ def evidence(
         counters=Verdict.FAILS if problems else Verdict.HOLDS if lost_packets else Verdict.SHOWN,
         problems=problems,
         met_packets=lost_packets,
-        warnings=warnings,
+        warnings=[*warnings, *filter(None, [rewritten])],
         steps=steps,
     )
 

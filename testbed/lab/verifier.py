@@ -194,15 +194,15 @@ class Verifier:
         impairment, at_taps = held.impairment, self.taps.refused(ref)
         tally = _tally(source, port, held, reading)
         problems, warnings = self._met(ref, source, impairment, tally)
-        lost = (counting.tap_warning(at_taps), counting.port_warning(self.taps.dropped(ref)))
-        warnings += [text for text in lost if text]
-        problems += [text for text in (counting.tap_problem(at_taps),) if text]
-        others = source.others(reading.filters)
-        past = (
-            strangers.problem(self._backend, ref, port),
-            self._elsewhere.problem(ref),
+        others_work = (
+            counting.tap_warning(at_taps),
+            counting.port_warning(self.taps.dropped(ref)),
             self._ports.rewritten(ref, reading),
         )
+        warnings += [text for text in others_work if text]
+        problems += [text for text in (counting.tap_problem(at_taps),) if text]
+        others = source.others(reading.filters)
+        past = (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref))
         problems += [text for text in (fragments.problem(ref.traffic, others), *past) if text]
         narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
         crossed = self._connections.crossed(ref)

@@ -51,8 +51,8 @@ def counted(shown: Iterable[Mapping[str, Any]]) -> int:
     )
 
 
-def problem(packets: int, *, end: str, gateway: Mapping[str, Any] | None, senders: Sequence[str]) -> str | None:
-    """Why a test is not valid if so many packets reached a link's ``end`` with the gateway's address; None if none did.
+def warning(packets: int, *, end: str, gateway: Mapping[str, Any] | None, senders: Sequence[str]) -> str | None:
+    """The warning that so many packets reached a link's ``end`` with the gateway's address; None if none did.
 
     ``senders``: the addresses of the link's sender.
     """
@@ -61,7 +61,7 @@ def problem(packets: int, *, end: str, gateway: Mapping[str, Any] | None, sender
     return (
         f"{packets} packet{'s' if packets > 1 else ''} from hosts of the network reached {end} with the source address "
         f"{' or '.join(gateway['addresses'])}, which is the gateway's, and not their own (the sender of this link has "
-        f"{', '.join(senders)}): a NAT rule of the engine's machine rewrites them. Look at `iptables -t nat -S` (and "
-        f"`ip6tables`) there for a rule whose -s covers these addresses, such as one left by a network that is gone, "
-        f"and delete it"
+        f"{', '.join(senders)}): a NAT rule of the engine's machine rewrites them. `iptables -t nat -S` (`ip6tables`) "
+        f"shows it: its -s covers the address that they were sent from. A network that is gone may have left it; "
+        f"the engine's own rules cover hosts that send from their address of another network"
     )

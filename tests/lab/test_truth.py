@@ -134,18 +134,20 @@ def rewriting(carried: Lab) -> ComposeLab:
     return carried
 
 
-def test_packets_that_nat_rewrites_make_a_test_invalid_and_what_to_look_at_is_told(rewriting: ComposeLab) -> None:
+def test_packets_that_nat_rewrites_meet_the_impairment_and_there_is_a_warning(rewriting: ComposeLab) -> None:
     client, server = rewriting.hosts["client"], rewriting.hosts["server"]
     prepare(client, server)
     rewriting.impair(truth.LINK, delay="10ms")
     with truth.rewritten(rewriting, "lan"):
         assert len(Datagrams(client, server).arrived(3, pace_s=0.01)) == 3
-    with pytest.raises(ImpairmentNotAppliedError) as refused:
-        rewriting.verifier.verify()
-    problem = str(refused.value)
-    assert "packets from hosts of the network reached `server` on `lan` with the source address" in problem
-    assert f"the sender of this link has {client.addresses('lan')[0]}" in problem
-    assert "iptables -t nat -S" in problem
+    rewriting.verifier.verify()
+    (evidence,) = rewriting.ledger.evidence
+    assert evidence.tally is not None
+    assert evidence.tally.arrived_packets >= 3
+    warnings = "; ".join(evidence.warnings)
+    assert "packets from hosts of the network reached `server` on `lan` with the source address" in warnings
+    assert f"the sender of this link has {client.addresses('lan')[0]}" in warnings
+    assert "iptables -t nat -S" in warnings
     rewriting.heal()
     rewriting.impair(truth.LINK, delay="10ms")
     assert len(Datagrams(client, server).arrived(3, pace_s=0.01)) == 3

@@ -127,8 +127,8 @@ def test_a_seed_that_fails_among_others_fails_alone(folder: Path) -> None:
     suite = exchange_project.test_of(count=4, every_s=5)
     (folder / "test_seeds.py").write_text(f"{suite}    assert max(map(int, done.stdout.split())) < 200_000_000\n")
     done = run(folder, "--testbed-seeds", "1..10", "test_seeds.py")
-    (told,) = re.findall(r"failing seeds: (.+)\n", done.stdout)
-    failing = told.split(", ")
+    (seeds,) = re.findall(r"failing seeds: (.+)\n", done.stdout)
+    failing = seeds.split(", ")
     assert f"{len(failing)} of 10 seeds fail" in done.stdout
     assert len(failing) < 10
     assert f"pytest test_seeds.py::test_messages --testbed-seed {failing[0]} --virtual-time\n" in done.stdout
