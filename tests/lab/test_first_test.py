@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,6 @@ def test_it_runs_under_four_networks_and_fails_over_a_dead_link(kind: str, tmp_p
     text = written.read_text()
     written.write_text(text.replace('"office")', '"office", "blackhole")').replace("timeout 20", "timeout 3"))
     options = ["-q", f"--lab={kind}", "--testbed-lateness=warn", "-p", "no:cacheprovider"]
-    printed = run([sys.executable, "-m", "pytest", *options], cwd=tmp_path, may=(1,))
+    printed = run([sys.executable, "-m", "pytest", *options], cwd=tmp_path, may=(1,), env=os.environ)
     assert re.findall(r"^FAILED .*\[(.*)\]", printed, re.MULTILINE) == ["blackhole"], printed
     assert "1 failed, 4 passed" in printed
