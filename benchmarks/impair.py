@@ -209,8 +209,7 @@ def _among_many(
     for _ in range(_QUICK_ROUNDS):
         for rival in rivals:
             rival.tolerant_turn()
-    for port_word in port_words:
-        lab.link(port_word).heal()
+    lab.heal()
     return mechanisms
 
 

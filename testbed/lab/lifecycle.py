@@ -114,15 +114,14 @@ class Lifecycle:
 
     def heal(self) -> None:
         """See `Lab.heal`."""
-        for ref in self._ports.impaired:
-            self._verifier.take_leave(ref)
+        self._verifier.take_leave(set(self._ports.impaired))
         self._heal_all()
         self._release_if_idle()
 
     def heal_link(self, ref: LinkRef) -> None:
         """Remove one link's impairment. Whether it held until now goes into the next `Verifier.verify`."""
         self._suspensions.heal(ref)
-        self._verifier.take_leave(ref)
+        self._verifier.take_leave({ref})
         self._impairer.clear(ref)
         self._release_if_idle()
 

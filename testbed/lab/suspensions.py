@@ -80,7 +80,7 @@ class Suspensions:
                     up_s=cut.up_s if cut else 0.0,
                     down_s=cut.down_s if cut else 0.0,
                 )
-                self._verifier.take_leave(ref)
+                self._verifier.take_leave({ref})
                 self._impairer.clear(ref)
                 self._cutter.mend(ref)
 

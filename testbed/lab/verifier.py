@@ -6,7 +6,7 @@ These are levels 1 and 2 of a link's proof: read-back and counters. Probes are l
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from testbed.errors import AgentError, ImpairmentNotAppliedError
@@ -137,18 +137,28 @@ class Verifier:
         problems = [*evidence.problems, *self._ledger.step_problems(ref, cuts=False), *late]
         return timed, self._ports.errors(ref, differences, problems)
 
-    def take_leave(self, ref: LinkRef) -> None:
-        """Verify an impaired link before it is healed. Errors that were raised before are not raised again."""
-        port = self._ports.of(ref)
-        if port is None or ref not in port.applied or ref in self._ledger.reported:
-            return
-        try:
-            reading = self._ports.read(port, [ref])
-        except ImpairmentNotAppliedError as error:
-            self._ledger.over.append((impairer.lost(self._ledger, ref, port.applied[ref]), [error]))
-            return
-        self.taps.look(end for end in (port, self._ports.at(ref.src, ref.network)) if end is not None)
-        self._ledger.over.append(self._verify_impairment(ref, port, reading))
+    def take_leave(self, refs: Set[LinkRef]) -> None:
+        """Verify impaired links before they are healed. Errors that were raised before are not raised again.
+
+        Each port is read once: with many links it has many filters.
+        """
+        for port in self._ports:
+            applied = port.applied
+            leaving = [ref for ref in applied if ref in refs and ref not in self._ledger.reported]
+            if not leaving:
+                continue
+            try:
+                reading = self._ports.read(port, leaving)
+            except ImpairmentNotAppliedError as error:
+                if len(leaving) == 1:
+                    self._ledger.over.append((impairer.lost(self._ledger, leaving[0], applied[leaving[0]]), [error]))
+                else:  # some may be in order
+                    for ref in leaving:
+                        self.take_leave({ref})
+                continue
+            for ref in leaving:
+                self.taps.look(end for end in (port, self._ports.at(ref.src, ref.network)) if end is not None)
+                self._ledger.over.append(self._verify_impairment(ref, port, reading))
 
     # --- one link --------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from testbed.evidence.proof import AtTaps
 from testbed.evidence.verdict import Verdict
 from testbed.lab.host import Program
 from testbed.lab.ledger import Ledger
+from testbed.lab.ports import Port, Reading
 from testbed.lab.recording import Recording
 from testbed.netem import qdisc
 from testbed.spec.impairment import CLEAN, Impairment
@@ -60,6 +61,44 @@ def test_a_change_of_an_impaired_link_is_one_request_and_asks_no_host(
     monkeypatch.setattr(FakeHost, "mac", lambda _host, _network: pytest.fail("a request to an engine or a host"))
     lab.impair(LINK, delay="20ms")
     assert lab.agent.calls == ["tc"]
+
+
+def test_links_that_are_healed_together_are_verified_by_one_reading_of_their_port(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.impair("* -> server", delay="10ms")
+    readings: list[int] = []
+    read = lab.ports.read
+
+    def counted(port: Port, refs: Sequence[LinkRef]) -> Reading:
+        readings.append(len(refs))
+        return read(port, refs)
+
+    monkeypatch.setattr(lab.ports, "read", counted)
+    lab.agent.netems.clear()  # somebody else's work
+    lab.heal()
+    assert readings == [2]
+    assert [(evidence.link, evidence.read_back) for evidence, _ in lab.ledger.over] == [
+        ("client -> server", Verdict.FAILS),
+        ("other -> server", Verdict.FAILS),
+    ]
+
+
+def test_of_links_that_are_healed_together_one_whose_end_is_gone_is_told_alone(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.impair("* -> server", delay="10ms")
+    read = lab.ports.read
+
+    def read_without_client(port: Port, refs: Sequence[LinkRef]) -> Reading:
+        if REF in refs:
+            raise ImpairmentNotAppliedError(f"{REF}: its end is gone")
+        return read(port, refs)
+
+    monkeypatch.setattr(lab.ports, "read", read_without_client)
+    lab.heal()
+    errors_of = {evidence.link: [str(error) for error in errors] for evidence, errors in lab.ledger.over}
+    assert errors_of == {"client -> server": ["client -> server: its end is gone"], "other -> server": []}
 
 
 def test_a_link_is_impaired_at_its_receivers_port_and_read_back(lab: FakeLab) -> None:
