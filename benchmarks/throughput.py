@@ -162,7 +162,6 @@ def _measure_engine(report: Report, engine: str) -> None:
 
 def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
     """Bulk traffic from unprepared senders to the host to which another sends packet by packet."""
-    rounds = _BULKS
     packets = lab.hosts["packets"]
     packets.inside().call("per_packet", interface=packets.interface("lan")["name"])
     for name in ("server", "other", "packets"):
@@ -172,11 +171,11 @@ def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
     lab.lifecycle.begin(None)
     (ref,) = lab.topology.links("client -> server")
     for phase in ("before", "during", "after"):
-        report.say(f"{engine}: {rounds} rounds of bulk, {phase} an impairment")
+        report.say(f"{engine}: {_BULKS} rounds of bulk, {phase} an impairment")
         if phase == "during":
             lab.impair("client -> server", delay="10ms")
         counted = _through_kernel(lab, ref)
-        for number in range(rounds):
+        for number in range(_BULKS):
             for sender in _SENDERS if number % 2 == 0 else reversed(_SENDERS):
                 for size, took_s in zip(_SIZES, _bulk(lab, sender), strict=True):
                     times.setdefault((phase, sender, size), []).append(took_s)

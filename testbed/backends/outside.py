@@ -29,13 +29,11 @@ def images_of(
     if not may_need_images(files, profiles):
         return {}
     # Here, because importing these takes longer than most stacks without images take to start.
-    from testbed.backends.choice import make_lab
     from testbed.backends.local.images import LIST
     from testbed.backends.local.lab import LocalLab
 
-    lab = make_lab("local", list(files) or None, netem="host", compose_profiles=profiles, images=images, say=say)
-    if not isinstance(lab, LocalLab):
-        raise TypeError(lab)
+    lab = LocalLab(list(files) or None, netem="host", compose_profiles=profiles, say=say)
+    lab.run_images(images)
     try:
         return {LIST: lab.list_images(undo)}
     except InvalidComposeError as error:

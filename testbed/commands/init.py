@@ -6,7 +6,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -16,7 +17,7 @@ from testbed.backends.choice import LABS, decide
 from testbed.commands.console import say, write
 from testbed.commands.options import command, compose_file_option, example
 from testbed.compose.peers import Peers, most_connected
-from testbed.errors import UserError
+from testbed.errors import Problems, UserError
 from testbed.resources import resource
 from testbed.spec.topology import Topology
 from testbed.text import shown
@@ -24,7 +25,7 @@ from testbed.writing import make_room, write_whole
 
 _GITHUB = Path(".github", "workflows", "testbed.yml")
 _GITLAB, _INCLUDED = Path(".gitlab-ci.yml"), Path(".gitlab", "testbed.yml")
-_TEST, _NETEM, _PROFILE = Path("tests", "test_network.py"), Path("netem"), "office.yaml"
+_TEST, _PROFILE = Path("tests", "test_network.py"), "office.yaml"
 _JOBS = {_GITHUB, _GITLAB, _INCLUDED}
 _UNKNOWN_PORT = 80
 
@@ -106,7 +107,7 @@ def _first_files(compose_file: tuple[Path, ...]) -> dict[Path, str]:
         )
     say(f"`{peers.client}` and `{peers.server}` talk most by the Compose file")
     files = {_TEST: first_test(peers, topology)}
-    profile = Path(os.path.relpath(str(lab.netem_folder or _NETEM))) / _PROFILE
+    profile = Path(os.path.relpath(lab.netem_folder)) / _PROFILE
     if not _exists(profile):
         files[profile] = resource(f"testbed/commands/first/{_PROFILE}").read_text(encoding="utf-8")
     if Path(".github").is_dir() and not _exists(_GITHUB):
@@ -117,24 +118,28 @@ def _first_files(compose_file: tuple[Path, ...]) -> dict[Path, str]:
 
 
 def _write(files: Mapping[Path, str], instead: str) -> None:
-    """Write all of them, or none if one cannot be. Raises UserError."""
-    here = Path.cwd()
+    """Write all of them, or none if one cannot be. Raises UserError with every problem."""
+    here, problems = Path.cwd(), Problems()
+
+    def attempt(path: Path, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except OSError as error:
+            problems.append(f"{path} cannot be written: {error.strerror or error}; {instead}")
+
     top = next((parent for parent in here.parents if (parent / ".git").exists()), None)
-    if _JOBS & files.keys() and not (here / ".git").exists() and top is not None:
-        (path,) = _JOBS & files.keys()
-        raise UserError(f"{here} is inside the repository {top}; CI reads {path} at its top: cd {top}")
     for path in files:
+        if path in _JOBS and not (here / ".git").exists() and top is not None:
+            problems.append(f"{here} is inside the repository {top}; CI reads {path} at its top: cd {top}")
         if _exists(path):
-            raise UserError(f"{path} is there already, and is not overwritten: remove it, {instead}")
-        try:
-            make_room(path, here)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror or error}; {instead}") from None
+            problems.append(f"{path} is there already, and is not overwritten: remove it, {instead}")
+    problems.tell()  # before a folder is made
+    for path in files:
+        attempt(path, partial(make_room, path, here))
+    problems.tell()
     for path, text in files.items():
-        try:
-            write_whole(path, text, below=here)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror or error}; {instead}") from None
+        attempt(path, partial(write_whole, path, text, below=here))
+        problems.tell()
         write(str(path))
 
 

@@ -377,8 +377,9 @@ class Ports:
         port, source = self.known(ref)
         if source.impairment is not None or source.cut is not None:
             return
-        lines = [] if port.watched or port.gateway is None else translated.watch(port.device, port.gateway)
-        port.watched, port.rewritten = True, 0 if lines else port.rewritten
+        lines: list[str] = []
+        if port.gateway is not None and not port.watched:
+            lines, port.watched, port.rewritten = translated.watch(port.device, port.gateway), True, 0
         if mac := self._backend.hosts[ref.src].mac(ref.network):
             source.since_s = time.monotonic()
             lines += fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)

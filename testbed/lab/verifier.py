@@ -156,9 +156,9 @@ class Verifier:
                     for ref in leaving:
                         self.take_leave({ref})
                 continue
-            for ref in leaving:
-                self.taps.look(end for end in (port, self._ports.at(ref.src, ref.network)) if end is not None)
-                self._ledger.over.append(self._verify_impairment(ref, port, reading))
+            ends = [port, *(self._ports.at(ref.src, ref.network) for ref in leaving)]
+            self.taps.look(end for end in ends if end is not None)
+            self._ledger.over += [self._verify_impairment(ref, port, reading) for ref in leaving]
 
     # --- one link --------------------------------------------------------------------------------
 

@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 
 from testbed.errors import UserError
-from testbed.pytest import results, running, state
+from testbed.pytest import results, state
+from testbed.pytest.again import afresh
 from testbed.pytest.markers import WANTED, id_of, marked, wanted
-from testbed.pytest.seeds import After
 
 _NAME = "testbed-passes"
 _INTERRUPTED_WITHIN_S = 60.0
@@ -146,10 +146,7 @@ class Passes:
         plugins.register(written, results.NAME)
         most_failed = self._config.getvalue("maxfail")
         session.testsfailed = 0
-        after = After.from_parent(session, name="after")
-        for item, following in zip(session.items, [*session.items[1:], after], strict=True):
-            if running.RESULT in item.stash:
-                del item.stash[running.RESULT]
+        for item, following in afresh(session):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             # Not `shouldfail`, which stays set from pass to pass.
             if session.shouldstop or (most_failed and session.testsfailed >= most_failed) or self._is_alone():

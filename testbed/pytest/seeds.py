@@ -12,6 +12,7 @@ import pytest
 
 from testbed.evidence.verdict import Verdict
 from testbed.pytest import running, state
+from testbed.pytest.again import afresh
 from testbed.pytest.markers import id_of
 
 _MOST_NAMED = 20
@@ -28,13 +29,6 @@ class Outcomes:
     invalid: list[int] = field(default_factory=list)
     runs: int = 0
     """Those that count: without the invalid ones."""
-
-
-class After(pytest.Item):
-    """What comes after the last test of a seed: it needs nothing but the session, so that all else is torn down."""
-
-    def runtest(self) -> None:
-        """It is never run."""
 
 
 class Seeds:
@@ -54,12 +48,9 @@ class Seeds:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
         if session.config.option.collectonly:
             return True
-        after = After.from_parent(session, name="after")
         for seed in self._seeds:
             self._config.stash[state.SEED] = seed
-            for item, following in zip(session.items, [*session.items[1:], after], strict=True):
-                if running.RESULT in item.stash:
-                    del item.stash[running.RESULT]
+            for item, following in afresh(session):
                 self._running, self._worst = self._tests.setdefault(id_of(item), Outcomes()), None
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 self._count(item, seed)

@@ -221,6 +221,22 @@ def test_a_profile_and_a_job_that_are_there_are_left_and_a_test_that_is_there_is
     assert init("--stdout")[0] == (stack / "tests/test_network.py").read_text()
 
 
+def test_every_file_that_is_there_is_told_at_once(stack: Path) -> None:
+    job_ = stack / ".gitlab/testbed.yml"
+    for path in (stack / "tests/test_network.py", stack / ".gitlab-ci.yml"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine\n")
+    (stack / ".git").rmdir()
+    (stack.parent / ".git").mkdir()
+    try:
+        with pytest.raises(UserError) as refused:
+            init()
+    finally:
+        (stack.parent / ".git").rmdir()
+    assert [problem.partition(" ")[0] for problem in refused.value.problems] == ["tests/test_network.py", str(stack)]
+    assert not job_.exists()
+
+
 def test_nothing_is_written_if_one_file_cannot_be(stack: Path) -> None:
     (stack / "netem").write_text("a file")
     with pytest.raises(UserError, match=r"netem/office.yaml cannot be written: "):
