@@ -141,7 +141,7 @@ def test_packets_that_nat_rewrites_meet_the_impairment_and_there_is_a_warning(re
     with truth.rewritten(rewriting, "lan"):
         assert len(Datagrams(client, server).arrived(3, pace_s=0.01)) == 3
     rewriting.verifier.verify()
-    (evidence,) = rewriting.ledger.evidence
+    evidence = rewriting.ledger.evidence[-1]  # after those of links that were healed before
     assert evidence.tally is not None
     assert evidence.tally.arrived_packets >= 3
     warnings = "; ".join(evidence.warnings)
