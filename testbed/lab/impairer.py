@@ -39,6 +39,8 @@ class Impairer:
         """Called before a link is impaired; may raise ImpairmentNotAppliedError."""
         self.putting: Callable[[LinkRef, bool], AbstractContextManager[None]] = lambda _ref, _again: nullcontext()
         """Wraps the writing of an impairment. Its second argument: whether the sequence only begins again."""
+        self.instead: Callable[[LinkRef, int, Impairment | Timeline], Impairment | Timeline] = as_asked
+        """What is put on a link in place of what the test asks for, by how many it had before in this test."""
         ports.tenants.append(self)
 
     # --- as asked --------------------------------------------------------------------------------
@@ -52,6 +54,7 @@ class Impairer:
         """
         started = time.perf_counter()
         self._ledger.reported.discard(ref)
+        wanted = self.instead(ref, self._ledger.earlier(ref), wanted)
         seed = self._ledger.seed(ref, wanted, seedable=self._backend.seedable)
         if isinstance(wanted, Timeline):
             schedule = compile_timeline(wanted, seed=seed)
@@ -315,6 +318,11 @@ class Impairer:
         port, _ = self._ports.known(ref)
         answer = self._ports.tc(port, [qdisc.show_count(port.device, source.minor)], source)
         return readback.dropped_by_number(flat(answer["shown"]))
+
+
+def as_asked(_ref: LinkRef, _earlier: int, wanted: Impairment | Timeline) -> Impairment | Timeline:
+    """What the test asks for."""
+    return wanted
 
 
 def netem_differences(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError
 from testbed.lab.observer import SNAP_BYTES, PortCapture
 from testbed.observe.passages import losses
-from testbed.spec.words import write_numbers
+from testbed.spec.words import ranges, write_numbers
 from testbed.writing import refuse_links, write_whole
 
 if TYPE_CHECKING:
@@ -24,6 +25,24 @@ if TYPE_CHECKING:
 _NAME_LENGTH = 120
 # To follow a packet through a port takes some 20 µs, and the user waits.
 _MOST_NUMBERED = 50_000
+
+
+@dataclass(frozen=True)
+class LinkLosses:
+    """The packets that a link has lost, by number, as far as a capture tells."""
+
+    link: LinkRef
+    count: int = 0
+    """Packets that it carried."""
+    numbers: tuple[int, ...] = ()
+    unknown: str = ""
+    """Why it is not known which; empty if it is."""
+
+    def __str__(self) -> str:
+        if not self.numbers:
+            return f"{self.link}: {self.unknown}"
+        which = self.unknown or f"drop_packets={write_numbers(ranges(self.numbers))}"
+        return f"{self.link}: lost {len(self.numbers)} of {self.count} packets: {which}"
 
 
 class KeptCaptures:
@@ -40,8 +59,8 @@ class KeptCaptures:
         self._running: dict[PortRef, list[tuple[Port | None, PortCapture]]] = {}
         self._began: dict[LinkRef, tuple[int, int]] = {}
         """The two times between which each link's sequence began; CLOCK_MONOTONIC in ns."""
-        self.losses: list[str] = []
-        """The packets that each link lost, by number; known after `save`."""
+        self.losses: list[LinkLosses] = []
+        """Of each link that lost packets, which; known after `save`."""
         self.failed = ""
         """Why the packets of a port could not be captured; empty if they could."""
         try:
@@ -107,16 +126,16 @@ class KeptCaptures:
             write_whole(saved[-1], "".join(f"{line}\n" for line in self.losses), below=self._below)
         return saved
 
-    def _losses(self, capture: PortCapture) -> list[str]:
-        """A line for each link impaired at a port: the packets that it has lost."""
+    def _losses(self, capture: PortCapture) -> list[LinkLosses]:
+        """The packets that each link impaired at a port has lost, if any."""
         here = {
             applied.link: applied.impairment
             for applied in self._lab.ledger.history
             if applied.link.receivers_port == capture.port
         }
         if len(capture.packets) > _MOST_NUMBERED:
-            return [f"{ref}: too many packets to say by number which were lost" for ref in here]
-        lines = []
+            return [LinkLosses(ref, unknown="too many packets to say by number which were lost") for ref in here]
+        lost = []
         for ref, impairment in here.items():
             chosen = partial(
                 losses,
@@ -129,17 +148,14 @@ class KeptCaptures:
             before_ns, after_ns = self._began.get(ref, (0, 0))
             seen = chosen(since_ns=before_ns)
             if seen is None:
-                lines.append(f"{ref}: which packets were lost is not known: not all were captured")
+                lost.append(LinkLosses(ref, unknown="which packets were lost is not known: not all were captured"))
                 continue
             count, numbers = seen
-            if not numbers:
-                continue
-            if chosen(since_ns=after_ns) != seen:
-                which = "which numbers is not known: packets came while its sequence began"
-            else:
-                which = f"drop_packets={write_numbers(_ranges(numbers))}"
-            lines.append(f"{ref}: lost {len(numbers)} of {count} packets: {which}")
-        return lines
+            if numbers:
+                certain = chosen(since_ns=after_ns) == seen
+                why = "" if certain else "which numbers is not known: packets came while its sequence began"
+                lost.append(LinkLosses(ref, count, tuple(numbers), why))
+        return lost
 
     def drop(self) -> None:
         """End every capture and forget the packets."""
@@ -148,17 +164,6 @@ class KeptCaptures:
                 for _, capture in captures:
                     undo.callback(capture.drop)
         self._running.clear()
-
-
-def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Ascending numbers as ranges, first to last."""
-    ranges: list[tuple[int, int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1] = (ranges[-1][0], number)
-        else:
-            ranges.append((number, number))
-    return tuple(ranges)
 
 
 def file_name(test_id: str) -> str:

@@ -89,8 +89,11 @@ class Ledger:
         """A seed per link and application, if the impairment is random, names none, and netem takes seeds."""
         if self.seeds_from is None or wanted.seed is not None or not (wanted.is_random and seedable):
             return wanted.seed
-        earlier = sum(applied.link == ref for applied in self.history)
-        return derived_seed(self.seeds_from, str(ref), ref.network, str(earlier))
+        return derived_seed(self.seeds_from, str(ref), ref.network, str(self.earlier(ref)))
+
+    def earlier(self, ref: LinkRef) -> int:
+        """How many impairments were put on a link before."""
+        return sum(applied.link == ref for applied in self.history)
 
     def add_steps(self, ref: LinkRef, taken: Sequence[Taken]) -> None:
         """Add steps that were taken on a link."""

@@ -21,6 +21,11 @@ def afresh(session: pytest.Session) -> Iterator[tuple[pytest.Item, pytest.Item]]
     for item, following in zip(
         session.items, [*session.items[1:], After.from_parent(session, name="after")], strict=True
     ):
-        if running.RESULT in item.stash:
-            del item.stash[running.RESULT]
+        forget(item)
         yield item, following
+
+
+def forget(item: pytest.Item) -> None:
+    """As if the test had not run yet."""
+    if running.RESULT in item.stash:
+        del item.stash[running.RESULT]

@@ -9,7 +9,7 @@ small modules only; hooks and fixtures import labs, and whatever needs a library
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -122,6 +122,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def profile(request: pytest.FixtureRequest) -> str | None:
     """The profile that ``impair_each`` runs this test under."""
     return getattr(request, "param", None)
+
+
+@pytest.fixture
+def at_most(pytestconfig: pytest.Config) -> Callable[..., int]:
+    """``at_most(20, "messages")`` is 20. While ``--testbed-seeds`` makes a failure smaller, it may be less."""
+    return lambda count, name="": running.work(pytestconfig, count, name)
 
 
 @pytest.fixture(scope="session")

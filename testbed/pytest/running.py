@@ -25,7 +25,7 @@ from testbed.text import shortened
 
 if TYPE_CHECKING:
     from testbed.evidence.results import Attempt, TestResult
-    from testbed.lab.keeping import KeptCaptures
+    from testbed.lab.keeping import KeptCaptures, LinkLosses
     from testbed.lab.lab import Lab
     from testbed.pytest.markers import Wanted
 
@@ -48,7 +48,7 @@ class RunningAttempt:
     captures: KeptCaptures | None = None
     kept: list[str] = field(default_factory=list)
     """The files of packets, from where pytest was started."""
-    lost: list[str] = field(default_factory=list)
+    lost: list[LinkLosses] = field(default_factory=list)
     """The packets that each link lost, by number."""
     vacuous: list[str] = field(default_factory=list)
     """Markers whose links no packet met."""
@@ -67,6 +67,20 @@ def run_of(item: pytest.Item) -> RunningAttempt:
     if RUN not in item.stash:
         item.stash[RUN] = RunningAttempt(seed=item.config.stash[SEED])
     return item.stash[RUN]
+
+
+def work(config: pytest.Config, count: object, name: object) -> int:
+    """How much work a test does: ``count``, or less while its failure is made smaller. Raises InvalidValueError."""
+    from testbed.errors import InvalidValueError
+    from testbed.pytest.trial import TRIAL
+    from testbed.text import shown
+
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1 or not isinstance(name, str):
+        raise InvalidValueError(
+            f'at_most({shown(count)}, {shown(name)}): write a whole number, at_most(20, "messages")'
+        )
+    trial = config.stash.get(TRIAL, None)
+    return count if trial is None else trial.at_most(count, name)
 
 
 def lab_on(item: pytest.Item) -> Lab | None:
@@ -165,8 +179,9 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     if lab_on(item) is lab:
         yield lab
         return
-    from testbed.lab import keeping
+    from testbed.lab import impairer, keeping
     from testbed.lab.connections import LeftOverWarning
+    from testbed.pytest import trial as trials
     from testbed.spec.timeline import LateStepWarning, late_in_words, steps_in_words
 
     run, config = run_of(item), item.config
@@ -174,6 +189,8 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     requests = item.stash[WANTED] if ours and WANTED in item.stash else wanted(item, lambda: lab)
     lab.measuring.groups = metric_groups(config.getoption("--testbed-metrics"))
     lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
+    trial = config.stash.get(trials.TRIAL, None)
+    lab.impairer.instead = impairer.as_asked if trial is None else trial.instead
     run.lab, run.wanted = lab, requests  # at once: an agent may die while it begins
     # This also heals the impairments of a test that uses `stack` alone.
     lab.lifecycle.begin(f"{run.seed}:{_seeded_by(item)}", requests.links)
@@ -382,7 +399,7 @@ def _replay(item: pytest.Item, lab: Lab) -> str:
     links = [f"{applied.link}: {applied.describe()}" for applied in lab.ledger.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
     captured = item.config.getoption("--testbed-capture") != "never"
-    lost = run_of(item).lost or _counted_losses(lab, captured=captured)
+    lost = [*map(str, run_of(item).lost)] or _counted_losses(lab, captured=captured)
     return "\n".join([replay_command(item, lab), *map(shortened, (*links, *unseeded, *lost, *_earlier(lab)))])
 
 

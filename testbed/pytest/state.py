@@ -26,6 +26,7 @@ _LATENESS_CHOICES = ("invalid", "warn")
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _ALL_METRICS, _NO_METRICS = "all", "none"
 _VACUOUS_CHOICES = ("invalid", "warn")
+_SHRINK_TRIES = 100
 VIRTUAL_TIME_SPIN = "60s"
 KEPT_OPTIONS = (
     ("--up-deadline", UP_DEADLINE),
@@ -102,6 +103,12 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="FIRST..LAST",
         help="run each test under each of these seeds, as in 1..1000, and say how many fail; the stack stays up, and "
         "results are kept of the runs that did not pass (with --virtual-time it is fastest)",
+    )
+    group.addoption(
+        "--testbed-shrink",
+        metavar="TRIES",
+        help="run a test that fails under one of --testbed-seeds at most so many times more, to make its failure "
+        "smaller (default: 100 with --virtual-time, else 0)",
     )
     group.addoption(
         "--virtual-time",
@@ -218,6 +225,18 @@ def seeds_of(config: pytest.Config) -> range | None:
     return range(int(first), int(last) + 1)
 
 
+def shrink_tries(config: pytest.Config) -> int:
+    """The most tries to make a failure smaller; 0: none. Raises UserError."""
+    text = config.getoption("--testbed-shrink")
+    if text is None:
+        return _SHRINK_TRIES if config.getoption("--virtual-time") else 0
+    if not text.isdecimal():
+        raise UserError(f"--testbed-shrink={shown(text)}: write a number of tries, as in 100, or 0 for none")
+    if config.getoption("--testbed-seeds") is None:
+        raise UserError(f"--testbed-shrink {text}: belongs to --testbed-seeds FIRST..LAST; 7..7 for one seed")
+    return int(text)
+
+
 def _workers(config: pytest.Config) -> object:
     return getattr(config.option, "numprocesses", None)
 
@@ -258,8 +277,8 @@ def option_problems(config: pytest.Config) -> list[str]:
         *([(_deadline, deadline)] if deadline != UP_DEADLINE else []),  # the defaults need no imports
         *([(metric_groups, metrics)] if metrics != _ALL_METRICS else []),
     ]
-    if config.getoption("--testbed-seeds") is not None:
-        checks.append((seeds_of, config))
+    checks += [(seeds_of, config)] if config.getoption("--testbed-seeds") is not None else []
+    checks += [(shrink_tries, config)] if config.getoption("--testbed-shrink") is not None else []
     problems: list[str] = []
     for check, value in checks:
         try:

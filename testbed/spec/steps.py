@@ -383,3 +383,28 @@ def _phases(
                 continue
         phases.append(Phase(at_s=row.at_s, impairment=impairment, hold_s=hold_s))
     return phases
+
+
+def write_steps(timeline: Timeline) -> list[dict[str, object]] | None:
+    """The steps of a timeline, each with all its words; None of one that steps cannot say, as a trace that holds."""
+    steps: list[dict[str, object]] = []
+    for phase in timeline.phases:
+        step: dict[str, object] = {"at": units.format_time(phase.at_s), "clean": True, **phase.impairment.words()}
+        if phase.toward is not None:
+            ends = (phase.impairment, phase.toward)
+            ramp = {
+                name: " -> ".join(str(WORDS[name].write(getattr(end, WORDS[name].field) or 0.0)) for end in ends)
+                for name in RAMPED
+                if len({getattr(end, WORDS[name].field) for end in ends}) > 1
+            }
+            step = {name: value for name, value in step.items() if name not in ramp}
+            step["ramp"] = {**ramp, "over": units.format_time(phase.over_s)}
+        steps.append(step)
+    steps += [
+        {"at": units.format_time(outage.at_s), "outage": units.format_time(outage.for_s)} for outage in timeline.outages
+    ]
+    steps += [{"repeat": units.format_time(timeline.repeat_s)}] if timeline.repeat_s is not None else []
+    try:
+        return steps if replace(parse_steps(steps), trace=timeline.trace) == timeline else None
+    except InvalidValueError:
+        return None

@@ -233,6 +233,17 @@ def write_numbers(ranges: Iterable[tuple[int, int]]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
+def ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Ascending numbers as ranges, first to last."""
+    joined: list[tuple[int, int]] = []
+    for number in numbers:
+        if joined and joined[-1][1] == number - 1:
+            joined[-1] = (joined[-1][0], number)
+        else:
+            joined.append((number, number))
+    return tuple(joined)
+
+
 # --- kinds ------------------------------------------------------------------------------------------
 
 

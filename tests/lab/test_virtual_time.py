@@ -20,7 +20,7 @@ from testbed.kernel import building, bytecode, progress, virtual
 from testbed.lab.waiting import await_condition
 from tests import archives
 from tests.archives import entry, layer, link
-from tests.lab.programs import exchange_project
+from tests.lab.programs import exchange_project, farewell_project
 
 pytestmark = [
     pytest.mark.skipif(
@@ -126,7 +126,7 @@ def test_a_seed_that_fails_among_others_fails_alone(folder: Path) -> None:
     """A message that is lost and sent again takes 200 ms more; so does the same one in the same seed."""
     suite = exchange_project.test_of(count=4, every_s=5)
     (folder / "test_seeds.py").write_text(f"{suite}    assert max(map(int, done.stdout.split())) < 200_000_000\n")
-    done = run(folder, "--testbed-seeds", "1..10", "test_seeds.py")
+    done = run(folder, "--testbed-seeds", "1..10", "--testbed-shrink", "0", "test_seeds.py")
     (seeds,) = re.findall(r"failing seeds: (.+)\n", done.stdout)
     failing = seeds.split(", ")
     assert f"{len(failing)} of 10 seeds fail" in done.stdout
@@ -134,6 +134,28 @@ def test_a_seed_that_fails_among_others_fails_alone(folder: Path) -> None:
     assert f"pytest test_seeds.py::test_messages --testbed-seed {failing[0]} --virtual-time\n" in done.stdout
     passing = next(seed for seed in map(str, range(1, 11)) if seed not in failing)
     assert [run(folder, "--testbed-seed", seed, "test_seeds.py").returncode for seed in (failing[0], passing)] == [1, 0]
+
+
+def test_a_bug_of_one_seed_in_two_hundred_is_found_and_made_as_small_as_one_lost_packet(tmp_path: Path) -> None:
+    """What is told is put into the test: it fails ten times of ten, and under another seed, too."""
+    farewell_project.lay_out(tmp_path)
+    failing = farewell_project.FAILING_SEED
+    done = run(tmp_path, "--testbed-seeds", f"{failing - 1}..{failing}", "test_bye.py")
+    assert f"  failing seeds: {failing}\n" in done.stdout, done.stdout + done.stderr
+    kept = json.loads((tmp_path / "report" / "seeds.json").read_text())["tests"]["test_bye.py::test_bye"]
+    shrunk = kept["shrunk"]
+    assert (shrunk["lost_packets"], shrunk["at_most"]) == ({"found": 3, "by_number": 1}, {"messages": 1})
+    assert shrunk["complete"]
+    assert shrunk["tries"] <= 20
+    told = re.search(
+        r"  made smaller .*\n    no impairment of client -> server on default\n    (@pytest.*)\n", done.stdout
+    )
+    assert told is not None, done.stdout
+    body = farewell_project.TEST.partition("def test_bye(lab")[2].replace("at_most(20,", "at_most(1,")
+    (tmp_path / "test_told.py").write_text(
+        f"import pytest\n@pytest.mark.parametrize('again', range(10))\n{told[1]}\ndef test_bye(again, lab{body}"
+    )
+    assert "10 failed" in run(tmp_path, "--testbed-seed", "5", "--tb=no", "test_told.py").stdout
 
 
 def test_a_command_runs_itself_again_and_its_report_comes_back(tmp_path: Path) -> None:

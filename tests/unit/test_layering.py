@@ -222,7 +222,19 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.pytest.plugin",
         *(
             f"testbed.pytest.{name}"
-            for name in ("again", "markers", "passes", "results", "running", "seeds", "state", "virtual", "workers")
+            for name in (
+                "again",
+                "markers",
+                "passes",
+                "results",
+                "running",
+                "seeds",
+                "shrinking",
+                "state",
+                "trial",
+                "virtual",
+                "workers",
+            )
         ),
     },
     "_pytest": set(),
