@@ -79,6 +79,8 @@ class TestResult:
 
     id: str
     profile: str | None = None
+    stack: str | None = None
+    """The name of the stack that its marker named."""
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
@@ -91,7 +93,7 @@ class TestResult:
     def as_json(self) -> dict[str, Any]:
         """As the results file has it: the last attempt counts, the earlier ones stand apart."""
         *earlier, last = self.attempts
-        result = {"id": self.id, "profile": self.profile, **last.as_json(), "flaky": self.flaky}
+        result = {"id": self.id, "profile": self.profile, "stack": self.stack, **last.as_json(), "flaky": self.flaky}
         return {**result, "earlier_attempts": [attempt.as_json() for attempt in earlier]}
 
 

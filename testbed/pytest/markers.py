@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, UserError
+from testbed.pytest.stacks import OWN, StackOf, parametrize, stack_of
 from testbed.pytest.state import PROBLEMS, WRONG_USE, lab_of, variation
 from testbed.pytest.workers import OUTPUT_PROBLEMS, side_by_side, worker_of
 from testbed.text import shortened, shown
@@ -29,6 +31,8 @@ class Wanted:
     prove: set[LinkRef] = field(default_factory=set)
     by_marker: dict[str, tuple[LinkRef, ...]] = field(default_factory=dict)
     """The links of each marker, by its text."""
+    unknown: bool = False
+    """Whether it is known only once the test's own fixture `stack` has given a lab."""
 
 
 WANTED: pytest.StashKey[Wanted] = pytest.StashKey()
@@ -43,19 +47,32 @@ def id_of(item: pytest.Item) -> str:
 
 def marked(item: pytest.Item) -> bool:
     """Whether a test's markers impair a link."""
-    return WANTED in item.stash and bool(item.stash[WANTED].links)
+    return WANTED in item.stash and bool(item.stash[WANTED].links or item.stash[WANTED].unknown)
 
 
 def needs_lab(item: pytest.Item) -> bool:
-    """Whether a test needs a lab: it is marked, or uses our fixture `lab`."""
+    """Whether a test needs a lab: it is marked, or uses our fixture `lab`, or names a stack."""
     if marked(item):
         return True
-    fixtures = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get("lab", ())
-    return bool(fixtures) and getattr(fixtures[-1].func, "__module__", "") == "testbed.pytest.plugin"
+    return stack_of(item) is not OWN or _from_plugin("lab", item) is True
 
 
-def one_per_profile(metafunc: pytest.Metafunc) -> None:
-    """Make one test for each profile of ``impair_each``."""
+def _from_plugin(fixture: str, item: pytest.Item) -> bool | None:
+    """Whether a fixture of a test is ours; None if the test does not use it."""
+    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get(fixture, ())
+    return getattr(known[-1].func, "__module__", "") == "testbed.pytest.plugin" if known else None
+
+
+def one_per_stack(metafunc: pytest.Metafunc) -> StackOf:
+    """Give a test the stack of its marker, or make one test for each; returns the first."""
+    problems: list[str] = []
+    stack = parametrize(metafunc, problems)
+    metafunc.config.stash[PROBLEMS] += [f"{metafunc.definition.nodeid}: {problem}" for problem in problems]
+    return stack
+
+
+def one_per_profile(metafunc: pytest.Metafunc, stack: StackOf) -> None:
+    """Make one test for each profile of ``impair_each``; without names, for each of a stack."""
     marks = list(metafunc.definition.iter_markers("impair_each"))
     if not marks:
         return
@@ -70,7 +87,7 @@ def one_per_profile(metafunc: pytest.Metafunc) -> None:
         names = marks[0].args[1:]
         if not names:
             try:
-                names = tuple(lab_of(metafunc.config).profiles)
+                names = tuple(lab_of(metafunc.config, stack).profiles)
             except UserError as error:
                 problems += [f"{where}: {problem}" for problem in error.problems]
     if "profile" not in metafunc.fixturenames:
@@ -82,27 +99,37 @@ def read(session: pytest.Session) -> None:
     """Read the markers of the selected tests, and note every problem."""
     problems = session.config.stash[PROBLEMS]
     tests: dict[str, list[str]] = {}
+    faulty: set[StackOf] = set()
     for item in session.items:
+        if (stack := stack_of(item)) in faulty:
+            continue
         try:
-            item.stash[WANTED] = wanted(item, lambda: lab_of(session.config))
-        except (EnvironmentUnfitError, InvalidComposeError) as error:  # the same for every test
+            item.stash[WANTED] = wanted(item, partial(lab_of, session.config, stack))
+        except EnvironmentUnfitError as error:  # the same for every test
             problems.append(str(error))
             break
         except UserError as error:
-            for problem in error.problems:
-                tests.setdefault(problem, []).append(id_of(item))
+            if _from_plugin("stack", item) is False:  # the user's own, of another file perhaps
+                item.stash[WANTED] = Wanted(unknown=True)
+            elif isinstance(error, InvalidComposeError):  # the same for every test of the stack
+                problems.append(str(error))
+                faulty.add(stack)
+            else:
+                for problem in error.problems:
+                    tests.setdefault(problem, []).append(id_of(item))
     for problem, ids in tests.items():  # one of a marker on a class, or of impair_each, only once
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
         problems.append(f"{ids[0]}{more}: {problem}")
     workers = side_by_side(session.config)
-    if workers > 1 and not problems and sum(map(needs_lab, session.items)) > 1:
-        problems += _only_one(session.config, workers)
+    if workers > 1 and not problems and len(in_need := [*filter(needs_lab, session.items)]) > 1:
+        for stack in dict.fromkeys(map(stack_of, in_need)):
+            problems += _only_one(session.config, workers, stack)
 
 
-def _only_one(config: pytest.Config, workers: int) -> list[str]:
+def _only_one(config: pytest.Config, workers: int, stack: StackOf) -> list[str]:
     """Why several workers cannot have a stack each."""
     try:
-        reasons = lab_of(config).only_one
+        reasons = lab_of(config, stack).only_one
     except (UserError, EnvironmentUnfitError):  # reported where the stack is to start
         return []
     return [f"{workers} stacks side by side (-n {workers}): {reason}; or run without -n" for reason in reasons]
@@ -133,7 +160,7 @@ def tell_problems(config: pytest.Config, problems: list[str]) -> str:
     return "nothing was started"
 
 
-def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
+def wanted(item: pytest.Item | pytest.Collector, lab_of_it: Callable[[], Lab]) -> Wanted:
     """The impairments of a test's markers by link; ``lab_of_it`` is called if there are any.
 
     Raises UserError with every problem. Problems of the user's files are reported once, not once per marker.
@@ -174,7 +201,7 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
     return wanted
 
 
-def profile_of(item: pytest.Item) -> str | None:
+def profile_of(item: pytest.Item | pytest.Collector) -> str | None:
     """The profile that ``impair_each`` runs a test under."""
     callspec = getattr(item, "callspec", None)
     profile = callspec.params.get("profile") if callspec is not None else None
@@ -201,7 +228,7 @@ def _text(mark: pytest.Mark) -> str:
     return f"{mark.name}({', '.join(arguments)})"
 
 
-def _requests(item: pytest.Item, problems: list[str]) -> Iterator[_Request]:
+def _requests(item: pytest.Item | pytest.Collector, problems: list[str]) -> Iterator[_Request]:
     """The requests of a test's markers."""
     for mark in item.iter_markers("impair"):
         text = _text(mark)

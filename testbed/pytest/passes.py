@@ -18,6 +18,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from testbed.errors import UserError
 from testbed.pytest import results, state
 from testbed.pytest.again import afresh
 from testbed.pytest.markers import WANTED, id_of, marked, wanted
+from testbed.pytest.stacks import stack_of
 
 _NAME = "testbed-passes"
 _INTERRUPTED_WITHIN_S = 60.0
@@ -88,7 +90,7 @@ class Passes:
                 self._answer(problems=list(dict.fromkeys(self._problems(session, request["check"]))))
                 continue
             self._run(session, request)
-            self._answer(not_up=self._config.stash.get(state.NOT_UP, None))
+            self._answer(not_up=state.why_not_up(self._config))
         return True
 
     def _answer(self, **words: object) -> None:
@@ -101,7 +103,7 @@ class Passes:
         """Have the links of all tests impaired with these values. Raises UserError."""
         self._config.option.testbed_vary = words
         for item in session.items:
-            item.stash[WANTED] = wanted(item, lambda: state.lab_of(self._config))
+            item.stash[WANTED] = wanted(item, partial(state.lab_of, self._config, stack_of(item)))
 
     def _problems(self, session: pytest.Session, variations: list[list[str]]) -> Iterator[str]:
         """What is wrong with these variations of the tests' links."""

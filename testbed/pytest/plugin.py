@@ -10,12 +10,14 @@ small modules only; hooks and fixtures import labs, and whatever needs a library
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from testbed.evidence.verdict import Verdict
-from testbed.pytest import markers, results, running, state, workers
+from testbed.pytest import markers, results, running, scopes, state, workers
+from testbed.pytest import stacks as which
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
@@ -58,6 +60,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         'impair_each(link, "profile", …): run the test once under each profile (without names: under every one).',
     )
+    config.addinivalue_line(
+        "markers",
+        'stack("other/compose.yaml", …, profiles=[…]): the stack of the test, of a Compose file or of several that add '
+        "up; the one before it is taken down first. Paths begin at the test's folder, or where pytest runs.",
+    )
+    config.addinivalue_line(
+        "markers",
+        'stack_each("v1/compose.yaml", "v2/compose.yaml", …, profiles=[…]): run the test on each of these stacks, one '
+        "after the other.",
+    )
     config.stash[state.PROBLEMS] = []
     config.stash[state.WARNED] = {}
     if state.is_told(config):
@@ -97,8 +109,14 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test for each profile of ``impair_each``."""
-    markers.one_per_profile(metafunc)
+    """Make one test for each stack of ``stack_each``, and for each profile of ``impair_each``."""
+    markers.one_per_profile(metafunc, markers.one_per_stack(metafunc))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have each stack come up once."""
+    which.together(items)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -131,9 +149,9 @@ def at_most(pytestconfig: pytest.Config) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def _testbed_stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
-    """The session's own lab, up for the whole session; or not up, and `state.fail_if_not_up` says so."""
-    lab = state.lab_of(pytestconfig)
+def _testbed_stack(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """The lab of a test's stack, up until a test has another stack; or not up, and `state.fail_if_not_up` says so."""
+    lab = state.lab_of(pytestconfig, getattr(request, "param", which.OWN))
     is_up = state.bring_up(pytestconfig, lab)
     yield lab
     if is_up:
@@ -143,8 +161,18 @@ def _testbed_stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def stack(pytestconfig: pytest.Config, _testbed_stack: Lab) -> Lab:
     """The stack, up for the whole session, for set-up that tests share. The next test with `lab` heals its links."""
-    state.fail_if_not_up(pytestconfig)
+    state.fail_if_not_up(pytestconfig, _testbed_stack)
     return _testbed_stack
+
+
+@pytest.fixture(scope="session")
+def stacks(pytestconfig: pytest.Config) -> Iterator[Callable[..., Lab]]:
+    """``stacks("other/compose.yaml", profiles=["debug"])``: another stack, up until the session ends.
+
+    All of them are up together, beside the one of `lab`. Several files add up, as with ``docker compose``.
+    """
+    with ExitStack() as undo:
+        yield state.Together(pytestconfig, undo).up
 
 
 @pytest.fixture
@@ -155,9 +183,9 @@ def lab(request: pytest.FixtureRequest, stack: Any) -> Iterator[Lab]:
     """
     from testbed.lab.lab import Lab
 
-    own = stack if isinstance(stack, Lab) else request.getfixturevalue(running.SESSION_LAB)
+    own = stack if isinstance(stack, Lab) else request.getfixturevalue(which.SESSION_LAB)
     if own is not stack:
-        state.fail_if_not_up(request.config)
+        state.fail_if_not_up(request.config, own)
     with running.impaired(request.node, own):
         yield own
 
@@ -167,6 +195,15 @@ def _testbed_links(request: pytest.FixtureRequest) -> Iterator[None]:
     """Impair the links of a marked test before its own fixtures run, whatever fixtures it uses."""
     with running.links_of_markers(request):
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Have the markers of a class, a module or the session in force for its fixtures."""
+    with scopes.impaired(fixturedef, request):
+        return (yield)
 
 
 # --- running and reporting ------------------------------------------------------------------------
@@ -228,9 +265,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("testbed: warnings", yellow=True)
         for line in notable:
             terminalreporter.write_line(line)
-    if state.NOT_UP in config.stash:
+    if (not_up := state.why_not_up(config)) is not None:
         terminalreporter.section("testbed could not start the stack", red=True)
-        terminalreporter.write_line(config.stash[state.NOT_UP])
+        terminalreporter.write_line(not_up)
     problems = config.stash[state.PROBLEMS]
     if problems and workers.worker_of(config) is None and config.pluginmanager.has_plugin("dsession"):
         markers.tell_problems(config, problems)  # of the workers, which cannot print

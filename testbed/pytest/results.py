@@ -13,7 +13,7 @@ import pytest
 
 from testbed.evidence.verdict import Verdict
 from testbed.pytest.markers import needs_lab
-from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, WRONG_USE, is_told, told_at_close
+from testbed.pytest.state import PROBLEMS, SEED, WRONG_USE, is_told, told_at_close, why_not_up
 from testbed.text import several
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class ResultsFile:
         except OSError as error:
             told_at_close(self._config, f"testbed: INVALID tests are failures in the JUnit file: {_why(error)}")
         config = self._config
-        problems, not_up = config.stash[PROBLEMS], config.stash.get(NOT_UP, None)
+        problems, not_up = config.stash[PROBLEMS], why_not_up(config)
         concerned = bool(self._tests or problems or not_up)
         if not concerned and (int(session.exitstatus) not in _CUT_SHORT or not _is_ours(_file(config))):
             return

@@ -20,20 +20,21 @@ import pytest
 from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.evidence.verdict import Verdict, words
 from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of, wanted
-from testbed.pytest.state import KEPT_OPTIONS, LAB, SEED, chosen, fail_if_not_up, is_told, metric_groups
+from testbed.pytest.stacks import OWN, SESSION_LAB, stack_of
+from testbed.pytest.state import KEPT_OPTIONS, SEED, chosen, fail_if_not_up, is_told, lab_of, metric_groups
 from testbed.text import shortened
 
 if TYPE_CHECKING:
     from testbed.evidence.results import Attempt, TestResult
     from testbed.lab.keeping import KeptCaptures, LinkLosses
     from testbed.lab.lab import Lab
+    from testbed.lab.ledger import Applied
     from testbed.pytest.markers import Wanted
+    from testbed.spec.links import LinkRef
 
 _MOST_PROGRAMS = 100
 """Of one attempt are in the results; the metrics are of all."""
 _MOST_SERIES = 40
-SESSION_LAB = "_testbed_stack"
-"""The fixture that brings up the session's own lab."""
 
 
 @dataclass
@@ -123,7 +124,7 @@ def result_of(item: pytest.Item) -> TestResult:
     from testbed.evidence.results import TestResult
 
     if RESULT not in item.stash:
-        item.stash[RESULT] = TestResult(id=id_of(item), profile=profile_of(item))
+        item.stash[RESULT] = TestResult(id=id_of(item), profile=profile_of(item), stack=stack_of(item).name)
     return item.stash[RESULT]
 
 
@@ -150,10 +151,13 @@ def _attempt_of(item: pytest.Item) -> Attempt:
 def links_of_markers(request: pytest.FixtureRequest) -> Iterator[None]:
     """Impair the links of a marked test, whether it uses our fixtures or not.
 
-    On the lab that its fixture ``lab`` or ``stack`` gives, if one of them does; else on the session's own.
+    On the lab that its fixture ``lab`` or ``stack`` gives, if one of them does; else on the session's own, or that of
+    its marker ``stack``, which is up even if nothing is impaired.
     """
     item: pytest.Item = request.node
     if not marked(item):
+        if stack_of(item) is not OWN:
+            fail_if_not_up(item.config, request.getfixturevalue(SESSION_LAB))
         yield
         return
     from testbed.lab.lab import Lab
@@ -168,9 +172,16 @@ def links_of_markers(request: pytest.FixtureRequest) -> Iterator[None]:
                 break
     else:
         given = request.getfixturevalue(SESSION_LAB)
-        fail_if_not_up(item.config)
+        fail_if_not_up(item.config, given)
     with impaired(item, given):
         yield
+
+
+def put(lab: Lab, requests: Wanted) -> Iterator[tuple[LinkRef, Applied]]:
+    """Impair the links of markers, one after the other. Raises ImpairmentNotAppliedError."""
+    for ref in lab.whole.there(requests.links):
+        impairment, name = requests.links[ref]
+        yield ref, lab.impairer.apply(ref, impairment, profile=name)
 
 
 @contextmanager
@@ -185,8 +196,8 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     from testbed.spec.timeline import LateStepWarning, late_in_words, steps_in_words
 
     run, config = run_of(item), item.config
-    ours = config.stash.get(LAB, None) is lab
-    requests = item.stash[WANTED] if ours and WANTED in item.stash else wanted(item, lambda: lab)
+    known = item.stash.get(WANTED, None) if lab_of(config, stack_of(item)) is lab else None
+    requests = wanted(item, lambda: lab) if known is None or known.unknown else known
     lab.measuring.groups = metric_groups(config.getoption("--testbed-metrics"))
     lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
     trial = config.stash.get(trials.TRIAL, None)
@@ -199,9 +210,8 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
         run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.rootpath)
         lab.impairer.putting = captures.putting
     try:
-        for ref in lab.whole.there(requests.links):
-            impairment, name = requests.links[ref]
-            applied = lab.impairer.apply(ref, impairment, profile=name)
+        for ref, applied in put(lab, requests):
+            impairment, _ = requests.links[ref]
             add_property(item, f"impaired {ref}", f"{impairment.describe()} ({lab.netem_engine} engine)")
             add_property(item, f"tc {ref}", applied.command)
         for ref in lab.whole.there(sorted(requests.prove)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import pytest
 
 from testbed.compose.options import LAB_CHOICES, NETEM_CHOICES, UP_DEADLINE, find_compose_file
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError, TestbedError, UserError
+from testbed.pytest.stacks import OWN, StackOf, base_folders, named
 from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
@@ -40,10 +42,11 @@ KEPT_OPTIONS = (
 """Options that change no network, with their defaults."""
 
 
-LAB: pytest.StashKey[Lab] = pytest.StashKey()
+LABS: pytest.StashKey[dict[StackOf, Lab]] = pytest.StashKey()
+"""The lab of each stack, up or not."""
 CHOSEN: pytest.StashKey[tuple[str, str]] = pytest.StashKey()
-NOT_UP: pytest.StashKey[str] = pytest.StashKey()
-"""Why the stack did not start."""
+NOT_UP: pytest.StashKey[dict[str | None, str]] = pytest.StashKey()
+"""Why stacks did not start, by `StackOf.name`."""
 UNFIT: pytest.StashKey[bool] = pytest.StashKey()
 """Whether that is a fault of the machine or of the Compose file."""
 WARNED: pytest.StashKey[dict[str, None]] = pytest.StashKey()
@@ -320,22 +323,28 @@ def check_images(config: pytest.Config) -> None:
         )
 
 
-def lab_of(config: pytest.Config) -> Lab:
-    """The session's lab, which is up only once a test needs it."""
+def lab_of(config: pytest.Config, stack: StackOf = OWN) -> Lab:
+    """The session's lab of a stack, which is up only once a test needs it."""
+    labs = config.stash.setdefault(LABS, {})
+    if stack not in labs:
+        labs[stack] = new_lab(config, stack)
+    return labs[stack]
+
+
+def new_lab(config: pytest.Config, stack: StackOf) -> Lab:
+    """A lab of a stack, not up yet."""
     from testbed.backends.choice import make_lab
 
-    if LAB not in config.stash:
-        config.stash[LAB] = make_lab(
-            chosen(config)[0],
-            compose_files(config),
-            netem=config.getoption("--netem"),
-            compose_profiles=config.getoption("--compose-profile"),
-            images=other_images(config),
-            up_deadline=config.getoption("--up-deadline"),
-            say=sayer(config),
-            warn=lambda text: config.stash[WARNED].setdefault(text),
-        )
-    return config.stash[LAB]
+    return make_lab(
+        chosen(config)[0],
+        stack.files or compose_files(config),
+        netem=config.getoption("--netem"),
+        compose_profiles=stack.profiles if stack.files else config.getoption("--compose-profile"),
+        images=other_images(config),
+        up_deadline=config.getoption("--up-deadline"),
+        say=sayer(config),
+        warn=lambda text: config.stash[WARNED].setdefault(text),
+    )
 
 
 def origins(config: pytest.Config) -> str:
@@ -382,7 +391,7 @@ def sayer(config: pytest.Config) -> Callable[[str], None]:
 
 
 def bring_up(config: pytest.Config, lab: Lab) -> bool:
-    """Bring the session's lab up; if it does not start, keep why: it is reported once, not once per test."""
+    """Bring a lab up; if it does not start, keep why: it is reported once, not once per test."""
     try:
         lab.up()
     except TestbedError as error:
@@ -390,17 +399,53 @@ def bring_up(config: pytest.Config, lab: Lab) -> bool:
         kind, why = chosen(config)
         if config.getoption("--lab") == "auto" and kind == "local":
             message += f"\n(the local lab was chosen because {why})"
-        config.stash[NOT_UP] = message
+        config.stash.setdefault(NOT_UP, {})[_name(config, lab)] = message
         config.stash[UNFIT] = isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError)
         return False
     return True
 
 
-def fail_if_not_up(config: pytest.Config) -> None:
-    """Fail a test, or a fixture, that needs the stack where it did not start."""
-    if NOT_UP in config.stash:
-        first = config.stash[NOT_UP].partition("\n")[0]
-        pytest.fail(f"the stack is not up: {shortened(first)} (in full at the end)", pytrace=False)
+def fail_if_not_up(config: pytest.Config, lab: Lab) -> None:
+    """Fail a test, or a fixture, that needs a lab which did not start."""
+    name = _name(config, lab)
+    if (why := config.stash.get(NOT_UP, {}).get(name)) is not None:
+        which, first = f"the stack {name}" if name else "the stack", why.partition("\n")[0]
+        pytest.fail(f"{which} is not up: {shortened(first)} (in full at the end)", pytrace=False)
+
+
+def _name(config: pytest.Config, lab: Lab) -> str | None:
+    return next((stack.name for stack, known in config.stash[LABS].items() if known is lab), None)
+
+
+class Together:
+    """Stacks that are up beside the one of a test."""
+
+    def __init__(self, config: pytest.Config, undo: ExitStack) -> None:
+        """``undo`` takes them down."""
+        self._config, self._undo = config, undo
+        self._up: dict[StackOf, Lab] = {}
+
+    def up(self, *files: str | Path, profiles: Sequence[str] = ()) -> Lab:
+        """The stack of these Compose files; up already if it was requested before. Raises UserError, LabError.
+
+        Paths begin at pytest's root, or where pytest was started.
+        """
+        problems: list[str] = [] if files else ['name a Compose file, as in stacks("other/compose.yaml")']
+        stack = named(files, profiles, base_folders(self._config), problems)
+        if problems:
+            raise UserError([f"stacks: {problem}" for problem in problems])
+        if stack not in self._up:
+            lab = new_lab(self._config, stack)
+            lab.up()
+            self._undo.callback(lab.down)
+            self._up[stack] = lab
+        return self._up[stack]
+
+
+def why_not_up(config: pytest.Config) -> str | None:
+    """Why stacks did not start; None if all did that were to."""
+    reasons = config.stash.get(NOT_UP, {})
+    return "\n".join(f"stack {name}: {why}" if name else why for name, why in reasons.items()) or None
 
 
 def told_at_close(config: pytest.Config, text: str) -> None:

@@ -63,7 +63,8 @@ def hear_worker(node: Any) -> None:
     for warning in output.get(_OUTPUT_WARNED, ()):
         node.config.stash[WARNED].setdefault(warning)
     if _OUTPUT_NOT_UP in output:
-        node.config.stash[NOT_UP], node.config.stash[UNFIT] = output[_OUTPUT_NOT_UP]
+        not_up, node.config.stash[UNFIT] = output[_OUTPUT_NOT_UP]
+        node.config.stash.setdefault(NOT_UP, {}).update(not_up)
     node.config.stash[PROBLEMS] = output.get(OUTPUT_PROBLEMS, node.config.stash[PROBLEMS])
 
 

@@ -81,6 +81,11 @@ WRONG = [
         'impair("client -> server tcp/80", loss="1%", prove=True)',
         "*tcp/80: cannot be probed: probes are UDP datagrams*",
     ),
+    ('stack("nowhere.yaml")', "stack: no file 'nowhere.yaml' in *"),
+    ("stack()", 'stack: name a Compose file, as in "other/compose.yaml"'),
+    ('stack("compose.yaml", profiles="rarely")', "stack: profiles='rarely': must be a list of Compose profiles, *"),
+    ('stack("compose.yaml", name="x")', "stack: name: unknown; known: profiles"),
+    ("stack_each(5)", "stack_each: 5: must be the path of a Compose file, or a list of paths"),
     ('impair_each("client -> server", ["clean", "lossy"])', "*write impair_each(*"),  # else: unimpaired, and passed
 ]
 
