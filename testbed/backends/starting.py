@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,46 +28,39 @@ def allowed_s(up_deadline: str) -> float:
     return time_s
 
 
-class StartProgress:
-    """Says one line after 3 s, and then after twice as long each time, every 30 s in the end."""
+class Cadence:
+    """When to say something: after 3 s, and then after twice as long each time, every 30 s in the end."""
 
-    def __init__(
-        self, say: Callable[[str], None], *, allowed_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """``allowed_s`` begins now."""
-        self._say, self._allowed_s, self._clock = say, allowed_s, clock
-        self._began = clock()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """It begins now."""
+        self._clock = clock
+        self.began_s = clock()
         self._gap_s = _FIRST_S
-        self._next = self._began + _FIRST_S
+        self._next_s = self.began_s + _FIRST_S
 
     @property
-    def left_s(self) -> float:
-        """Seconds until the deadline; below 0 after it."""
-        return self._began + self._allowed_s - self._clock()
+    def passed_s(self) -> float:
+        """Seconds since it began."""
+        return self._clock() - self.began_s
 
-    def tell(self, look: Callable[[], Mapping[str, str]]) -> None:
-        """If a line is due, say it. ``look``: returns the state of each host that is not well."""
-        now = self._clock()
-        if now < self._next:
-            return
-        self._next = now + self._gap_s
+    def due(self) -> bool:
+        """Whether it is time, which it is once."""
+        now_s = self._clock()
+        if now_s < self._next_s:
+            return False
+        self._next_s = now_s + self._gap_s
         self._gap_s = min(2 * self._gap_s, _MOST_S)
-        try:
-            awaited = look()
-        except TestbedError as error:
-            self._say(f"what is awaited is not known: {shortened(str(error), _MOST_SAID)}")
-            return
-        if awaited:
-            self._say(in_words(awaited, since_s=now - self._began, allowed_s=self._allowed_s))
+        return True
 
     @contextmanager
-    def meanwhile(self, look: Callable[[], Mapping[str, str]]) -> Iterator[None]:
-        """Say due lines during a block that waits; ``look`` is called in another thread."""
+    def meanwhile(self, tell: Callable[[], None]) -> Iterator[None]:
+        """Call ``tell`` when it is time during a block that waits; in another thread."""
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(max(self._next - self._clock(), 0.1)):
-                self.tell(look)
+            while not over.wait(max(self._next_s - self._clock(), 0.1)):
+                if self.due():
+                    tell()
 
         thread = threading.Thread(target=watch, name="testbed-progress", daemon=True)
         thread.start()
@@ -76,6 +69,41 @@ class StartProgress:
         finally:
             over.set()
             thread.join()
+
+
+class StartProgress:
+    """Says now and then which services are not well yet, and what they printed last."""
+
+    def __init__(
+        self, say: Callable[[str], None], *, allowed_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``allowed_s`` begins now."""
+        self._say, self._allowed_s = say, allowed_s
+        self._cadence = Cadence(clock)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline; below 0 after it."""
+        return self._allowed_s - self._cadence.passed_s
+
+    def tell(self, look: Callable[[], Mapping[str, str]]) -> None:
+        """If a line is due, say it. ``look``: returns the state of each host that is not well."""
+        if self._cadence.due():
+            self._tell(look)
+
+    def _tell(self, look: Callable[[], Mapping[str, str]]) -> None:
+        since_s = self._cadence.passed_s
+        try:
+            awaited = look()
+        except TestbedError as error:
+            self._say(f"what is awaited is not known: {shortened(str(error), _MOST_SAID)}")
+            return
+        if awaited:
+            self._say(in_words(awaited, since_s=since_s, allowed_s=self._allowed_s))
+
+    def meanwhile(self, look: Callable[[], Mapping[str, str]]) -> AbstractContextManager[None]:
+        """Say due lines during a block that waits; ``look`` is called in another thread."""
+        return self._cadence.meanwhile(lambda: self._tell(look))
 
 
 @contextmanager
@@ -90,9 +118,22 @@ def said_if_slow(say: Callable[[str], None], what: str) -> Iterator[None]:
         timer.cancel()
 
 
+def said_while(
+    say: Callable[[str], None], what: Callable[[], str], *, clock: Callable[[], float] = time.monotonic
+) -> AbstractContextManager[None]:
+    """Say now and then, during a block that waits, what is going on; ``what`` is called in another thread."""
+    cadence = Cadence(clock)
+    return cadence.meanwhile(lambda: say(f"{cadence.passed_s:.0f} s: {what()}"))
+
+
+def last_line(text: str) -> str:
+    """The last line in which there is something, short; empty if there is none."""
+    return shortened(next((line.strip() for line in reversed(text.splitlines()) if line.strip()), ""), _MOST_SAID)
+
+
 def in_words(awaited: Mapping[str, str], *, since_s: float, allowed_s: float) -> str:
     """The line: time and deadline, and each host that is not well with its state."""
-    named = [f"{name} ({shortened(state, _MOST_SAID)})" for name, state in awaited.items()]
+    named = [f"{name} ({shortened(state, 2 * _MOST_SAID)})" for name, state in awaited.items()]
     more = [f"{len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []
     waits = ", ".join([*named[:_MOST_NAMED], *more])
     return f"starting, {since_s:.0f} s of {allowed_s:g} s (the up-deadline); not well yet: {waits}"
@@ -170,9 +211,14 @@ def await_healthy(not_healthy: Callable[[], Collection[Awaited]], *, deadline_s:
 
 
 def not_well_yet(hosts: Collection[Awaited]) -> dict[str, str]:
-    """The hosts that are not well, and what is known of each."""
-    seen = {host.name: host.wellness() for host in hosts}
-    return {name: wellness.words for name, wellness in seen.items() if wellness.state != "well"}
+    """The hosts that are not well, and what is known of each; of the first ones also what they printed last."""
+    seen = {host.name: (host, wellness) for host in hosts if (wellness := host.wellness()).state != "well"}
+    words = {name: shortened(wellness.words, _MOST_SAID) for name, (_, wellness) in seen.items()}
+    for name in list(seen)[:_MOST_NAMED]:
+        host, wellness = seen[name]
+        if wellness.began and (line := last_line(host.logs())):
+            words[name] += f"; last line: {shown(line)}"
+    return words
 
 
 def service_failed(hosts: Collection[Awaited], context: str = "") -> ServiceFailedError:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from testbed import reading
 from testbed.compose import tied
@@ -147,9 +147,14 @@ class Composer:
             )
         return with_images(printed.value, self.images)
 
-    def build(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
-        """Build the images of these services; None, or the last lines of the builder if that fails."""
-        return self.with_config(config, ["build", *services], timeout_s)
+    def build(
+        self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float, output: IO[bytes] | None = None
+    ) -> str | None:
+        """Build the images of these services; None, or the last lines of the builder if that fails.
+
+        ``output``: an empty file that gets what the builder prints as it does so.
+        """
+        return self.with_config(config, ["build", *services], timeout_s, output)
 
     def up(self, config: Mapping[str, Any], *, timeout_s: float) -> str | None:
         """Start everything in the background, as `docker compose up -d` does; None, or its last lines if that fails."""
@@ -171,9 +176,16 @@ class Composer:
         if done.returncode:
             raise LabError(f"`docker compose down` of {self.project} failed: {done.stderr.strip()}")
 
-    def with_config(self, config: Mapping[str, Any], arguments: Sequence[str], timeout_s: float) -> str | None:
+    def with_config(
+        self,
+        config: Mapping[str, Any],
+        arguments: Sequence[str],
+        timeout_s: float,
+        output: IO[bytes] | None = None,
+    ) -> str | None:
         """Run Compose on this configuration; why it failed, or None."""
-        done = self._run(["--progress", "plain", "--file", "-", *arguments], timeout_s=timeout_s, config=config)
+        words = ["--progress", "plain", "--file", "-", *arguments]
+        done = self._run(words, timeout_s=timeout_s, config=config, output=output)
         if done.returncode == 0:
             return None
         return "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
@@ -186,6 +198,7 @@ class Composer:
         config: Mapping[str, Any] | None = None,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        output: IO[bytes] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         where = [] if config is None else ["--project-name", self.project, "--project-directory", str(self.directory)]
         if config is None and "--project-name" not in arguments:
@@ -198,8 +211,8 @@ class Composer:
                 [sys.executable, "-I", "-S", str(Path(tied.__file__)), str(owner), *argv],
                 pass_fds=(owner,),
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE if output is None else output,
+                stderr=subprocess.PIPE if output is None else subprocess.STDOUT,
                 text=True,
                 cwd=cwd,
                 env={**os.environ, "COMPOSE_MENU": "false", "COMPOSE_BAKE": "false", **(env or {})},
@@ -211,12 +224,12 @@ class Composer:
                 stdout, stderr = process.communicate(stdin, timeout=timeout_s)
             except subprocess.TimeoutExpired as expired:
                 process.terminate()
-                output = _text(expired.stderr) or _text(expired.stdout)
-                return subprocess.CompletedProcess(argv, 124, "", f"{output}\nno end after {timeout_s:g} s")
+                printed = _text(expired.stderr) or _text(expired.stdout) or _whole(output)
+                return subprocess.CompletedProcess(argv, 124, "", f"{printed}\nno end after {timeout_s:g} s")
             except BaseException:
                 process.terminate()
                 raise
-        return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
+        return subprocess.CompletedProcess(argv, process.returncode, stdout or _whole(output), stderr or "")
 
     @property
     def directory(self) -> Path:
@@ -254,6 +267,14 @@ def unset(name: str) -> str:
 
 def _text(data: str | bytes | None) -> str:
     return data.decode(errors="replace") if isinstance(data, bytes) else data or ""
+
+
+def _whole(output: IO[bytes] | None) -> str:
+    """What has been printed to a file."""
+    if output is None:
+        return ""
+    output.seek(0)
+    return output.read().decode(errors="replace")
 
 
 def version() -> str:

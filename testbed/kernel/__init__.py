@@ -88,6 +88,15 @@ def _unfinished(root: Path) -> Iterator[Path]:
     return root.parent.glob(f"{_UNFINISHED}*")
 
 
+def fetched() -> str:
+    """How far a kernel is fetched, in words, while another thread does it."""
+    size_bytes = 0
+    for path in cache().glob(f"{_UNFINISHED}*/**/*"):
+        with suppress(OSError):  # it was moved meanwhile
+            size_bytes += path.lstat().st_size
+    return f"fetching the kernel to carry, {size_bytes / 1e6:.0f} MB on the disk so far"
+
+
 def _fetch(root: Path) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:

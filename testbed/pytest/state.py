@@ -376,16 +376,24 @@ def _default_file(config: pytest.Config) -> Path | None:
 
 
 def sayer(config: pytest.Config) -> Callable[[str], None]:
-    """A function that prints one line while tests run."""
+    """A function that prints one line while tests run.
+
+    What pytest prints in a worker of pytest-xdist goes nowhere; its standard error is the controller's.
+    """
     terminal = config.pluginmanager.get_plugin("terminalreporter")
+    worker: str | None = getattr(config, "workerinput", {}).get("workerid")
 
     def say(text: str) -> None:
         capture = config.pluginmanager.get_plugin("capturemanager")
-        if terminal is None or capture is None or config.get_verbosity() < 0:
+        if (terminal is None and worker is None) or capture is None or config.get_verbosity() < 0:
             return
         with capture.global_and_fixture_disabled():  # or the output of a fixture goes to the test's report
-            terminal.ensure_newline()
-            terminal.write_line(f"testbed: {text}")
+            if worker is not None:
+                sys.stderr.write(f"testbed: {worker}: {text}\n")
+                sys.stderr.flush()
+            elif terminal is not None:
+                terminal.ensure_newline()
+                terminal.write_line(f"testbed: {text}")
 
     return say
 

@@ -17,7 +17,7 @@ services:
     build: {{context: {images}, dockerfile: client/Dockerfile}}
     x-testbed: {{local: {{}}}}
     init: true
-    command: [sleep, infinity]
+    command: [sh, -c, "echo warming up; sleep infinity"]
     volumes: ["./state:/state:ro"]
     healthcheck:
       test: [CMD-SHELL, "test -e /state/ready || {{ echo still warming up; exit 1; }}"]
@@ -55,7 +55,7 @@ def test_what_is_awaited_is_told_until_it_is_well(kind: str, file: Path, pytestc
         assert set(lab.hosts) == {"slow", "app"}
     assert lines[-1].startswith("starting, ")
     assert " s of 90 s (the up-deadline); not well yet: " in lines[-1]
-    assert "is running and starting; its last check said: 'still warming up'" in lines[-1]
+    assert "is running and starting; its last check said: 'still warming up'; last line: 'warming up'" in lines[-1]
     assert "app" in lines[-1].partition("not well yet: ")[2]
 
 

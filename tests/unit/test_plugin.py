@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from contextlib import nullcontext
 
 import docker
 import docker.errors
@@ -13,6 +14,7 @@ from testbed.backends import choice
 from testbed.evidence import stored
 from testbed.evidence.stored import Session
 from testbed.evidence.verdict import Verdict
+from testbed.pytest import state
 
 COMPOSE = """
 services:
@@ -331,6 +333,7 @@ from testbed.lab.measuring import Measuring
 from testbed.pytest import running
 from testbed.evidence.proof import Check, LinkEvidence, Span, Tally
 from testbed.evidence.verdict import Verdict
+from testbed.pytest import state
 
 from testbed.evidence.hoststate import HostChange, HostState
 
@@ -596,3 +599,14 @@ def test_workers_take_the_lab_that_the_header_says(project: pytest.Pytester) -> 
     )
     result = project.runpytest_inprocess("-p", "no:cacheprovider", "-n", "1")
     result.assert_outcomes(passed=1)
+
+
+def test_a_worker_says_what_it_waits_for_on_the_controllers_terminal(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pytestconfig, "workerinput", {"workerid": "gw3"}, raising=False)
+    monkeypatch.setattr(pytestconfig.option, "verbose", 0)
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+    monkeypatch.setattr(capture, "global_and_fixture_disabled", nullcontext)
+    state.sayer(pytestconfig)("starting")
+    assert capsys.readouterr().err == "testbed: gw3: starting\n"

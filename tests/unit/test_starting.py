@@ -13,9 +13,12 @@ from testbed.backends.starting import (
     await_well,
     in_words,
     last_check,
+    last_line,
     not_well_yet,
+    said_while,
 )
 from testbed.errors import InvalidValueError, LabError, ServiceFailedError
+from testbed.lab.waiting import await_condition
 
 
 def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_s_in_the_end() -> None:
@@ -44,11 +47,21 @@ def test_nothing_is_told_where_all_is_well_and_what_cannot_be_looked_at_is_told(
     assert len(lines[0]) < 120
 
 
+def test_what_a_block_waits_for_is_told_meanwhile_with_the_time() -> None:
+    lines, times_s = list[str](), [0.0]
+    printed = " 3/7 RUN make\n\n"
+    with said_while(lines.append, lambda: f"building; last line: {last_line(printed)}", clock=lambda: times_s[-1]):
+        times_s.append(5.0)
+        await_condition(lambda: lines, bool, deadline_s=60)
+    assert lines == ["5 s: building; last line: 3/7 RUN make"]
+    assert last_line("\n") == ""
+
+
 def test_a_line_stays_a_line_whatever_is_awaited() -> None:
     line = in_words({f"s{number}": "x" * 900 for number in range(50)}, since_s=12.4, allowed_s=180)
     assert line.startswith("starting, 12 s of 180 s (the up-deadline); not well yet: s0 (xxx")
     assert line.endswith(", 44 more")
-    assert len(line) < 700
+    assert len(line) < 1200
     assert last_check("a\x1b[2J\nb" * 200) == "its last check said: " + last_check("a\x1b[2J\nb" * 200)[21:]
     assert "\x1b" not in last_check("a\x1b[2J\nb" * 200)
     assert len(last_check("a" * 9000)) < 250
@@ -113,7 +126,13 @@ def test_what_failed_is_told_first_and_what_waited_for_it_by_name() -> None:
         "    ready",
         "not started yet: `client`",
     ]
-    assert list(not_well_yet(hosts)) == ["client[1]", "cache", "web", "client[2]", "db"]
+    assert not_well_yet(hosts) == {
+        "client[1]": "was created and not started",
+        "cache": "is running and starting; last line: 'ready'",
+        "web": "was created and not started: port is already allocated",
+        "client[2]": "was created and not started",
+        "db": "exited with status 3",
+    }
 
 
 def test_hosts_are_awaited_until_all_are_well_or_one_has_failed_or_it_is_late() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any
 
 from testbed.backends.docker import images
 from testbed.backends.docker.engine import INPUTS_LABEL, Engine
+from testbed.backends.starting import last_line, said_while
 from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError
 
 DEADLINE_S = 900.0
+_TAIL_BYTES = 2000
 
 
 def with_images(
@@ -42,13 +46,26 @@ def with_images(
         if any(images.starts_from_base(services[name]["build"]) for name in missing):
             images.ensure_base(engine, say)
         say(f"building {', '.join(missing)}")
-        failed = composer.build(config, missing, timeout_s=DEADLINE_S)
+        with tempfile.TemporaryFile() as log:
+
+            def last() -> str:
+                return f"building {', '.join(missing)}; last line: {last_line(_end_of(log))}"
+
+            with said_while(say, last):
+                failed = composer.build(config, missing, timeout_s=DEADLINE_S, output=log)
         if failed is not None:
             raise ImageBuildError(f"`docker compose build {' '.join(missing)}` failed:\n{failed}")
         for name in unnamed.intersection(missing):
             tag = services[name]["image"]
             engine.remove_images(tag.partition(":")[0], but=tag)
     return config
+
+
+def _end_of(log: IO[bytes]) -> str:
+    """The last bytes that another process has written; its place in the file, which we share, stays."""
+    return os.pread(log.fileno(), _TAIL_BYTES, max(os.fstat(log.fileno()).st_size - _TAIL_BYTES, 0)).decode(
+        errors="replace"
+    )
 
 
 def as_mapping(labels: Any) -> dict[str, str]:

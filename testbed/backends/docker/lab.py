@@ -30,6 +30,7 @@ from testbed.backends.starting import (
     await_well,
     not_well_yet,
     said_if_slow,
+    said_while,
     service_failed,
 )
 from testbed.compose import composefile
@@ -165,7 +166,7 @@ class ComposeLab(StackLab[ComposeHost]):
                 agent.result()  # quick without a kernel to boot, and it may fail before the stack is started
             with said_if_slow(self._say, "starting the stack"):
                 self._start_services(config)
-            with said_if_slow(self._say, "waiting for the agent"):
+            with said_while(self._say, lambda: "waiting for the agent, which boots a kernel if netem is carried"):
                 self._agent = agent.result()
             hosts = self._hosts.values()
             if any(host.wellness().state == "failed" for host in hosts):  # it ended while the agent was awaited

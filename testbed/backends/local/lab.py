@@ -20,7 +20,7 @@ from testbed.backends.local.hosts import LocalHost
 from testbed.backends.local.images import ListedImages, MachinesImages
 from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.stacklab import StackLab
-from testbed.backends.starting import StartProgress
+from testbed.backends.starting import StartProgress, said_while
 from testbed.compose import command, composefile
 from testbed.compose.command import Composer
 from testbed.compose.composefile import ComposeFile
@@ -236,10 +236,11 @@ class LocalLab(StackLab[LocalHost]):
                 f"{'root' if os.geteuid() == 0 else 'this user'}: {tun}. As root: modprobe tun; "
                 f"chmod 0666 /dev/net/tun"
             )
-        root = kernel.ensure_root(self._say)
-        if root is not None:
-            channel.call("carry_from", root=str(root))
-        self.boot(channel)
+        with said_while(self._say, kernel.fetched):
+            root = kernel.ensure_root(self._say)
+        channel.call("carry_from", root=str(root))
+        with said_while(self._say, lambda: "waiting for the carried kernel to boot"):
+            self.boot(channel)
 
     def _build(self, channel: Channel, plan: LabPlan, roots: Mapping[str, str]) -> None:
         hosts = [settings.host(plan, host, roots) for host in plan.hosts]
