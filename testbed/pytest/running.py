@@ -206,8 +206,8 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     # This also heals the impairments of a test that uses `stack` alone.
     lab.lifecycle.begin(f"{run.seed}:{_seeded_by(item)}", requests.links)
     if (mode := config.getoption("--testbed-capture")) != "never":
-        folder = config.rootpath / "report" / "captures" / keeping.file_name(id_of(item))
-        run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.rootpath)
+        folder = config.invocation_params.dir / "report" / "captures" / keeping.file_name(id_of(item))
+        run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.invocation_params.dir)
         lab.impairer.putting = captures.putting
     try:
         for ref, applied in put(lab, requests):

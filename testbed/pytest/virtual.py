@@ -99,9 +99,10 @@ def _command_line(config: pytest.Config) -> Sequence[str]:
 
 def _folders(config: pytest.Config) -> list[Path]:
     """The folders that reports go to."""
-    report = config.rootpath / "report"
-    results = (config.rootpath / config.getoption("--testbed-results")).parent
-    return [report] if results.is_relative_to(report) or results == config.rootpath else [report, results]
+    here = config.invocation_params.dir
+    report = here / "report"
+    results = (here / config.getoption("--testbed-results")).parent
+    return [report] if results.is_relative_to(report) or results == here else [report, results]
 
 
 def _files(config: pytest.Config) -> list[Path]:

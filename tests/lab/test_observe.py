@@ -299,10 +299,12 @@ def test_the_packets_of_a_failed_test_are_kept_and_its_report_names_the_file(
     kind: str, tmp_path: Path, mode: str
 ) -> None:
     (tmp_path / "test_kept.py").write_text(_SUITE)
-    argv = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
+    started_in = tmp_path / "below"  # beside the other files of the report, which is not where the tests are
+    started_in.mkdir()
+    argv = ["..", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *argv, "--lab", kind, "--testbed-capture", mode, "--testbed-lateness=warn"],
-        cwd=tmp_path,
+        cwd=started_in,
         capture_output=True,
         text=True,
         check=False,
@@ -310,7 +312,7 @@ def test_the_packets_of_a_failed_test_are_kept_and_its_report_names_the_file(
     )
     assert done.returncode == 1, done.stdout
     assert "1 passed" in done.stdout
-    kept = sorted(tmp_path.glob("report/captures/*/*.pcapng"))
+    kept = sorted(started_in.glob("report/captures/*/*.pcapng"))
     tests = [path.parent.name.rpartition("-")[0].removeprefix("test_kept.py_") for path in kept]
     by_hand = ["test_impaired_by_hand"] * 2
     assert (
