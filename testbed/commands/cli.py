@@ -8,7 +8,21 @@ import sys
 import click
 
 from testbed.backends.docker.engine import NoEngineError
-from testbed.commands import ab, baseline, compare, envelope, hosts, init, kernel, links, machine, paper, results, stack
+from testbed.commands import (
+    ab,
+    baseline,
+    clean,
+    compare,
+    envelope,
+    hosts,
+    init,
+    kernel,
+    links,
+    machine,
+    paper,
+    results,
+    stack,
+)
 from testbed.commands.console import ERR
 from testbed.commands.options import example
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError, TestbedError, UserError
@@ -64,7 +78,7 @@ def cli() -> None:
     """Network regression testing for programs that run in containers."""
 
 
-for _module in (stack, hosts, links, machine, paper, results, baseline, kernel, ab, envelope, compare, init):
+for _module in (stack, hosts, links, machine, paper, results, baseline, kernel, ab, envelope, compare, init, clean):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

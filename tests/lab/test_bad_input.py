@@ -163,7 +163,7 @@ def test_an_image_is_built_again_only_when_its_inputs_change(stack: ComposeLab, 
         return [tag for image in docker.from_env().images.list(name=repository) for tag in image.tags]
 
     assert len(tags()) == 2, "a build that another checkout may be about to use is kept for an hour"
-    stack.engine.remove_images(repository, older_than_s=0)
+    images.remove_older(stack.engine, repository, older_than_s=0)
     assert tags() == []
 
 

@@ -159,7 +159,7 @@ def test_an_image_comes_back_from_its_archive(kind: str, tmp_path: Path) -> None
         pass
     try:
         engine.save(f"{name}:1", tmp_path / "image.tar")
-        engine.remove_images(name, older_than_s=-60)
+        engine.remove_image(f"{name}:1")
         assert engine.image_labels(f"{name}:1") is None
         engine.load(tmp_path / "image.tar")
         assert engine.image_labels(f"{name}:1") == labels
@@ -167,4 +167,4 @@ def test_an_image_comes_back_from_its_archive(kind: str, tmp_path: Path) -> None
         with pytest.raises(ImageBuildError, match=r"image\.tar: the engine does not load it: "):
             engine.load(tmp_path / "image.tar")
     finally:
-        engine.remove_images(name, older_than_s=-60)
+        engine.remove_image(f"{name}:1")

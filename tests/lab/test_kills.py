@@ -324,7 +324,7 @@ def image(tmp_path: Path) -> Iterator[str]:
     repository = f"testbed/killed-{secrets.token_hex(4)}"
     engine.import_root(tmp_path / "image.tar", repository, "1", {"testbed.inputs": "killed"})
     yield f"{repository}:1"
-    engine.remove_images(repository, older_than_s=-10)
+    engine.remove_image(f"{repository}:1")
 
 
 @_counts(3, 50)

@@ -204,7 +204,7 @@ def test_what_is_built_is_what_runs_and_is_built_again_only_when_it_changes(
         source = "the Docker engine" if builder == "an engine" else f"{builder}'s store"
         assert any(text.startswith("a: image ") and f"from {source}" in text for text in texts), texts
     if builder == "an engine":
-        Engine().remove_images(service_image({"context": str(tmp_path)}, "a")[0], older_than_s=0)
+        images.remove_older(Engine(), service_image({"context": str(tmp_path)}, "a")[0], older_than_s=0)
 
 
 def test_an_archive_that_has_another_image_by_then_is_unpacked_anew(kind: str, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def with_images(
             raise ImageBuildError(f"`docker compose build {' '.join(missing)}` failed:\n{failed}")
         for name in unnamed.intersection(missing):
             tag = services[name]["image"]
-            engine.remove_images(tag.partition(":")[0], but=tag)
+            images.remove_older(engine, tag.partition(":")[0], but=tag)
     return config
 
 

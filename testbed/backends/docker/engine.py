@@ -10,7 +10,6 @@ import os
 import posixpath
 import sys
 import tarfile
-import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -233,19 +232,17 @@ class Engine:
                 if text.startswith("Step "):
                     yield ImageStep(text.strip())
 
-    def remove_images(self, repository: str, *, but: str = "", older_than_s: float = 3600.0) -> None:
-        """Remove older builds of one of our images; not one that a container uses, nor one built just now.
+    def labelled_images(self, label: str) -> list[Mapping[str, Any]]:
+        """The list entries of images with a label, which those built from them inherit. Asks about no single image."""
+        return list(self._api.images(filters={"label": label}))
 
-        Another checkout on this engine may be about to use what it has just built.
-        """
-        # By the engine's own list: the SDK's asks about each image, which another run may have removed by then.
-        for image in self._api.images(name=repository, filters={"label": INPUTS_LABEL}):
-            if time.time() - image["Created"] < older_than_s:
-                continue
-            for tag in image["RepoTags"] or ():
-                if tag != but:
-                    with contextlib.suppress(docker.errors.APIError):  # in use, or removed by another run
-                        self._client.images.remove(tag)
+    def remove_image(self, tag: str) -> str | None:
+        """Remove an image by name, if it is still there; returns why not, if a container uses it for example."""
+        try:
+            self._client.images.remove(tag)
+        except docker.errors.APIError as error:
+            return None if isinstance(error, docker.errors.NotFound) else _explanation(error)
+        return None
 
     # --- containers ------------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +102,41 @@ def ensure_netem(engine: Engine, say: Say) -> str:
     ensure_base(engine, say)
     for step in engine.build(tar_archive(context), tag=tag, dockerfile="Dockerfile", labels={INPUTS_LABEL: digest}):
         say(f"building {NETEM_REPOSITORY}: {step.text[:100]}")
-    engine.remove_images(NETEM_REPOSITORY, but=tag)
+    remove_older(engine, NETEM_REPOSITORY, but=tag)
     return tag
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltImage:
+    """An image that we have built, by a name that we have given it."""
+
+    tag: str
+    size_bytes: int
+    made_at: float
+    """Seconds since the epoch."""
+
+
+def built(engine: Engine) -> list[BuiltImage]:
+    """The images that carry our label and are tagged with its value: the agent's, and those of services.
+
+    Not one that somebody has built from them, which inherits the label, nor one that a Compose file names.
+    """
+    return [
+        BuiltImage(tag=tag, size_bytes=entry["Size"], made_at=entry["Created"])
+        for entry in engine.labelled_images(INPUTS_LABEL)
+        for tag in entry["RepoTags"] or ()
+        if tag.startswith("testbed/") and tag.endswith(f":{entry['Labels'][INPUTS_LABEL]}")
+    ]
+
+
+def remove_older(engine: Engine, repository: str, *, but: str = "", older_than_s: float = 3600.0) -> None:
+    """Remove older builds of one of our images; not one that a container uses, nor one built just now.
+
+    Another checkout on this engine may be about to use what it has just built.
+    """
+    for image in built(engine):
+        if image.tag.startswith(f"{repository}:") and image.tag != but and time.time() - image.made_at > older_than_s:
+            engine.remove_image(image.tag)
 
 
 def ensure_archived(engine: Engine, archive: Path, say: Say) -> None:
