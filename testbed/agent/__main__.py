@@ -15,6 +15,7 @@ from . import (
     namespaces,
     payload,
     ports,
+    probes,
     processes,
     protocol,
     search_path,
@@ -66,7 +67,8 @@ def main() -> int:
         virtual.first(role.machine)
     if role.role == "ports":
         with ports.AttachedPorts(tag=role.tag) as beside:
-            protocol.serve(beside.operations(), sys.stdin.buffer, sys.stdout.buffer)
+            operations = {**beside.operations(), **probes.Probes().operations()}
+            protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "capture":
         from . import capture  # see `Helpers.capturing`
 

@@ -55,6 +55,7 @@ class AttachedPort(abc.ABC):
         self.released = False
         """Whether packets bypass us; what takes time to prepare is kept, for `resume`."""
         self.undo = ExitStack()
+        self._before_gateway: dict[str, bool] | None = None
 
     @abc.abstractmethod
     def prepare(self) -> None:
@@ -76,6 +77,23 @@ class AttachedPort(abc.ABC):
     @abc.abstractmethod
     def qdisc_tc(self) -> Batch:
         """Tc of the kernel that has the qdiscs."""
+
+    @property
+    def indexes(self) -> dict[str, int]:
+        """The ifindex of each device that may have qdiscs: of packets to the host, and of those from it."""
+        return {self.device: self.device_index}
+
+    def send_per_packet(self) -> None:
+        """Have the bridge itself, the network's gateway, send packet by packet while the port is attached."""
+        if self.bridge is None or self._before_gateway is not None:
+            return
+        self._before_gateway = before = offloads.switch_off(self.bridge)
+        self.undo.callback(self._send_as_before, before)
+
+    def _send_as_before(self, before: dict[str, bool]) -> None:
+        self._before_gateway = None
+        if self.bridge is not None:
+            _quietly(offloads.put_back, self.bridge, before)
 
     @property
     def inner(self) -> list[splice.Redirect]:
@@ -219,6 +237,12 @@ class CarriedPort(AttachedPort):
         self._detour: Detour | None = None
         self._passed_before: dict[str, dict[str, int]] = {}
         self._queues_shown = False
+        self._entry_index = 0
+
+    @property
+    def indexes(self) -> dict[str, int]:
+        """Both devices."""
+        return {self.device: self.device_index, self.entry: self._entry_index}
 
     def prepare(self) -> None:
         """Plug two devices into the kernel and splice them there; the port is released until `resume`."""
@@ -232,8 +256,9 @@ class CarriedPort(AttachedPort):
             self.undo.callback(_quietly, self.kernel.unplug, device)
             self.undo.callback(_quietly, self.kernel.ip.run, [f"link set dev {device} down"])
         lines = [f"link set dev {device} txqueuelen {devices.QUEUE_PACKETS} promisc on up" for device, _ in pairs]
-        (links,) = self.kernel.ip.checked([*lines, f"link show dev {self.device}"]).shown
-        self.device_index = links[0]["ifindex"]
+        shows = [f"link show dev {device}" for device, _ in pairs]
+        shown = self.kernel.ip.checked([*lines, *shows]).shown
+        self.device_index, self._entry_index = (links[0]["ifindex"] for links in shown)
         for device, tap in pairs:
             self.kernel.thread(device)
             # UML's driver turns super-packets on when it opens the tap, but its buffers hold single packets.

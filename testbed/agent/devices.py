@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import socket
 import struct
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from .protocol import Refused
 
 SYS_NET = Path("/sys/class/net")
 _NET_ADDR_SET, _SIOCGIFADDR = "3", 0x8915  # linux/netdevice.h, linux/sockios.h
+_SIOCGIFCONF, _IFREQ_BYTES = 0x8912, 40  # linux/sockios.h, linux/if.h
+_IF_INET6 = Path("/proc/net/if_inet6")
 QUEUE_PACKETS = 1000
 """Of each device of ours: a classful qdisc takes its children's length from it, and Docker's veths have none."""
 
@@ -58,14 +62,17 @@ def mac(device: str) -> bytes:
 
 
 def gateway(bridge: str) -> dict[str, Any] | None:
-    """A bridge's own ``mac`` and ``addresses``, which NAT may give to others' packets; None if it has none that stay.
+    """A bridge's own ``ifindex``, ``mac`` and ``addresses``; None if it has none that stay.
+
+    NAT may give the addresses to others' packets.
 
     Without a MAC address that was set, a bridge takes one of its ports', and another as they come and go.
     """
     try:
         is_set = (SYS_NET / bridge / "addr_assign_type").read_text().strip() == _NET_ADDR_SET
         addresses = [*_ipv4(bridge), *_ipv6(bridge)]
-        return {"mac": mac(bridge).hex(":"), "addresses": addresses} if is_set and addresses else None
+        own = {"ifindex": index_of(bridge), "mac": mac(bridge).hex(":"), "addresses": addresses}
+        return own if is_set and addresses else None
     except OSError:  # it is gone
         return None
 
@@ -91,6 +98,19 @@ def _ipv6(device: str) -> list[str]:
         for address, _, _, scope, _, name in rows
         if name == device and scope == "00"
     ]
+
+
+def own_addresses() -> list[str]:
+    """Every address of this machine but loopback's; netdevice(7), SIOCGIFCONF."""
+    size = 64 * 1024
+    room = ctypes.create_string_buffer(size)
+    asked = struct.pack("iP", size, ctypes.addressof(room))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        used, _ = struct.unpack("iP", fcntl.ioctl(any_socket, _SIOCGIFCONF, asked))
+    ipv4 = [socket.inet_ntoa(room.raw[at + 20 : at + 24]) for at in range(0, used, _IFREQ_BYTES)]
+    rows = [line.split() for line in _IF_INET6.read_text().splitlines()] if _IF_INET6.exists() else []
+    ipv6 = [socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0])) for row in rows]
+    return [address for address in dict.fromkeys([*ipv4, *ipv6]) if not ip_address(address).is_loopback]
 
 
 def is_interface(ifindex: int) -> bool:

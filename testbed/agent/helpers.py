@@ -47,15 +47,16 @@ class Helpers:
         for listener in listeners:
             os.close(listener)
 
-    def inside(self, *, host: str, ticket: str) -> int:
+    def inside(self, *, ticket: str, host: str = "") -> int:
         """Start an agent in a host's network namespace; the ticket's descriptors are its stdin and stdout.
 
-        Returns its process number, for `end_helper`.
+        ``host``: none for the switch's own namespace. Returns its process number, for `end_helper`.
         """
-        target = self._hosts.named(host)
+        target = self._hosts.named(host) if host else None
 
         def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-            kernelcalls.setns(target.net, kernelcalls.NEWNET)
+            if target is not None:
+                kernelcalls.setns(target.net, kernelcalls.NEWNET)
             watched = sockets.Sockets()
             received = payload.Payloads()
             operations = {

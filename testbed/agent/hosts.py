@@ -90,7 +90,8 @@ class Hosts:
     def build(self, *, networks: list[dict[str, Any]], hosts: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
         """Make every network and host; returns the index of the switch's end of each cable, by host and network.
 
-        A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix), ``names`` (lines for /etc/hosts).
+        A network: ``name``, ``mtu``, ``mac`` and ``addresses`` (of the gateway, with prefix), ``names`` (lines for
+        /etc/hosts).
         A host: ``name``, ``interfaces`` (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination,
         gateway), ``sysctls`` (``*`` in a name stands for each interface), ``net_of`` (the host in whose network
         namespace it is, or empty); and for its programs: ``hostname``, ``hosts_head``, ``names`` (the networks whose

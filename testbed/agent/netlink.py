@@ -57,10 +57,11 @@ class NetlinkRequest:
     body: bytes
 
 
-def bridge(name: str, index: int, *, mtu: int) -> NetlinkRequest:
-    """Create a bridge, up. ``mtu`` in bytes."""
+def bridge(name: str, index: int, *, mtu: int, mac: str = "") -> NetlinkRequest:
+    """Create a bridge, up. ``mtu`` in bytes; ``mac``: none for that of whichever of its ports the kernel chooses."""
     info = _attribute(_IFLA_LINKINFO, _text(_INFO_KIND, "bridge"))
     attributes = _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu) + info
+    attributes += _attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))) if mac else b""
     return NetlinkRequest(f"bridge {name}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, _IFF_UP) + attributes)
 
 

@@ -68,6 +68,8 @@ class AttachedPorts:
             "rejected": self.rejected,
             "store": self._tc.store,
             "try_program": self.try_program,
+            "own_addresses": devices.own_addresses,
+            "per_packet_from_gateway": self.per_packet_from_gateway,
             "heal": self.heal,
             "sweep": self.sweep,
             "put_right": self.put_right,
@@ -212,6 +214,10 @@ class AttachedPorts:
             if not port.released:
                 port.release()
         return {"released": [port.name for port in existing]}
+
+    def per_packet_from_gateway(self, *, port: str) -> None:
+        """See `AttachedPort.send_per_packet`."""
+        self._existing(port, ()).send_per_packet()
 
     def try_program(self, *, path: str) -> str | None:
         """See `Trials.program`."""
@@ -397,11 +403,11 @@ def _read_qdiscs(
     """Read back single qdiscs of a port."""
     own: list[Mapping[str, Any]] = []
     for line in lines:
-        if line["read_qdisc"]["device"] == port.device:
+        if line["read_qdisc"]["device"] in port.indexes:
             own.append(line)
         else:
-            output.complaints.append({"line": line, "text": f"the device of port {port.name} is {port.device}"})
-    places = [(port.device_index, line["read_qdisc"]["parent"]) for line in own]
+            output.complaints.append({"line": line, "text": f"port {port.name} has {', '.join(port.indexes)}"})
+    places = [(port.indexes[line["read_qdisc"]["device"]], line["read_qdisc"]["parent"]) for line in own]
     for line, account in zip(own, port.qdisc_reader.get(places, deadline_s=deadline_s), strict=True):
         if isinstance(account, str):
             output.complaints.append({"line": line, "text": account})

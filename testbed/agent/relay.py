@@ -5,24 +5,14 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 _AT_ONCE_BYTES = 65536
-_CONNECT_WITHIN_S = 5.0
 _MOST_CLIENTS = 512
 """Of UDP ports; the one that was heard of the longest ago is forgotten."""
-
-
-@dataclass
-class _Pipe:
-    """One direction of one connection."""
-
-    source: socket.socket
-    target: socket.socket
-    other: _Pipe | None = None
-    ended: bool = False
 
 
 @dataclass
@@ -51,14 +41,12 @@ def serve(published: Sequence[tuple[socket.socket, tuple[str, int]]]) -> None:
             waiting.register(listener, selectors.EVENT_READ, _Datagrams(listener, target) if datagrams else target)
         while True:
             for key, _ in waiting.select():
-                if isinstance(key.data, _Pipe):
-                    _pass_on(waiting, key.data)
-                elif isinstance(key.data, _Datagrams):
+                if isinstance(key.data, _Datagrams):
                     _send_on(waiting, key.data)
                 elif isinstance(key.data, _Answers) and isinstance(key.fileobj, socket.socket):
                     _answer(key.fileobj, key.data)
                 elif isinstance(key.fileobj, socket.socket):
-                    _accept(waiting, key.fileobj, key.data)
+                    _accept(key.fileobj, key.data)
 
 
 def _send_on(waiting: selectors.BaseSelector, port: _Datagrams) -> None:
@@ -83,41 +71,37 @@ def _answer(inner: socket.socket, answers: _Answers) -> None:
         answers.port.outer.sendto(inner.recv(_AT_ONCE_BYTES), answers.client)
 
 
-def _accept(waiting: selectors.BaseSelector, listener: socket.socket, target: tuple[str, int]) -> None:
+def _accept(listener: socket.socket, target: tuple[str, int]) -> None:
     try:
         outer, _ = listener.accept()
     except OSError:
         return  # the client has closed the connection already
+    threading.Thread(target=_join, args=(outer, target), daemon=True).start()
+
+
+def _join(outer: socket.socket, target: tuple[str, int]) -> None:
+    """Relay one connection, whose link to the host may be slow or cut, while others go on."""
     try:
-        inner = socket.create_connection(target, timeout=_CONNECT_WITHIN_S)
+        inner = socket.create_connection(target)
     except OSError:
         outer.close()  # no program listens in the host; Docker's proxy closes the connection as well
         return
-    for end in (outer, inner):
-        end.settimeout(_CONNECT_WITHIN_S)
-    forth, back = _Pipe(outer, inner), _Pipe(inner, outer)
-    forth.other, back.other = back, forth
-    waiting.register(outer, selectors.EVENT_READ, forth)
-    waiting.register(inner, selectors.EVENT_READ, back)
+    with outer, inner:
+        for end in (outer, inner):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as Docker's proxy does
+        back = threading.Thread(target=_pass_on, args=(inner, outer), daemon=True)
+        back.start()
+        _pass_on(outer, inner)
+        back.join()
 
 
-def _pass_on(waiting: selectors.BaseSelector, pipe: _Pipe) -> None:
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    """One direction of a connection, to its end."""
     try:
-        data = pipe.source.recv(_AT_ONCE_BYTES)
-        if data:
-            pipe.target.sendall(data)
-            return
-        pipe.target.shutdown(socket.SHUT_WR)
-        broken = False
-    except OSError:
-        broken = True
-    pipe.ended = True
-    waiting.unregister(pipe.source)
-    other = pipe.other
-    if other is not None and (broken or other.ended):
-        if not other.ended:
-            other.ended = True
-            with contextlib.suppress(KeyError):
-                waiting.unregister(other.source)
-        pipe.source.close()
-        pipe.target.close()
+        while data := source.recv(_AT_ONCE_BYTES):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:  # one side broke: both end
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

@@ -121,7 +121,7 @@ def _make_bridges(networks: Sequence[Mapping[str, Any]], hosts: Sequence[CabledH
 
 
 def _address_gateways(networks: Sequence[Mapping[str, Any]]) -> None:
-    changes: list[NetlinkRequest] = []
+    changes: list[NetlinkRequest] = [up(socket.if_nametoindex("lo"))]  # probes try the kernel's time stamps there
     for number, network in enumerate(networks):
         if any(":" in cidr for cidr in network["addresses"]):
             set_sysctls({f"net.ipv6.conf.br{number}.disable_ipv6": "0"})
@@ -139,7 +139,7 @@ def _bridges(
     all of which the bridge examines (br_if.c, br_features_recompute), and a bridge has at most 1,023.
     """
     core, mtu = _FIRST_BRIDGE + number, network["mtu"]
-    changes = [bridge(f"br{number}", core, mtu=mtu)]
+    changes = [bridge(f"br{number}", core, mtu=mtu, mac=network["mac"])]
     if ends <= _PORTS_PER_BRIDGE:
         return changes, itertools.repeat(core)
     leaves = []

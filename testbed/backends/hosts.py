@@ -134,6 +134,11 @@ class AgentHost(Host):
             f'port, write for example ports: ["127.0.0.1::8080"] in the Compose file'
         )
 
+    def url(self, scheme: str, port: int) -> str:
+        """See `Host.url`."""
+        address, number = self.published(port)
+        return f"{scheme}://{f'[{address}]' if ':' in address else address}:{number}"
+
     def counters(self) -> dict[str, dict[str, int]]:
         """The kernel's counters of the host's network namespace."""
         counted: dict[str, dict[str, int]] = self.ask("counters")

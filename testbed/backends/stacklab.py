@@ -228,6 +228,10 @@ class StackLab(Lab, Generic[SomeHost]):
             raise LabError("the lab is not up")
         return self._agent
 
+    def machines_agent(self) -> Channel:
+        """See `Backend`. The agent that holds the ports is there."""
+        return self.channel
+
     @abc.abstractmethod
     def start_capture_agent(self) -> Channel:
         """Start the agent that captures."""

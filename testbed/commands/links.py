@@ -22,7 +22,7 @@ from testbed.evidence.verdict import Verdict
 from testbed.judge.statistics import ALPHA
 from testbed.lab.cutter import check_flap
 from testbed.lab.lab import Lab
-from testbed.lab.wanted import separate_rates
+from testbed.lab.wanted import notes
 from testbed.report import evidence
 from testbed.spec.impairment import CLEAN
 from testbed.spec.links import LinkRef
@@ -46,7 +46,7 @@ def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> 
             write(f"{applied.link}: {shortened(applied.describe())}   ({shortened(applied.command)})")
             for line in applied.impairment.realised:
                 write(f"    warning: {line}")
-        for line in separate_rates(request.wanted):
+        for line in notes(request.wanted, machine_is_ours=lab.machine_is_ours):
             write(f"note: {line}")
     return 0
 

@@ -65,6 +65,9 @@ class Backend(abc.ABC):
     counts_classes: bool = True
     """Whether the machine's tc reports the packets of each class."""
 
+    machine_is_ours = True
+    """Whether the engine's machine is this one. If not, what comes through it counts as its own."""
+
     only_one: Sequence[str] = ()
     """What keeps a second lab of the same kind from being up beside it, each with what to write instead."""
 
@@ -111,6 +114,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def port_of_sender(self, host: str, network: str) -> int:
         """The ifindex of the port of a host that sends into an impaired link."""
+
+    def machines_agent(self) -> Channel:
+        """An agent in the network of the engine's machine, which sends and receives probes."""
+        raise LabError("the machine cannot be probed in this kind of lab")
 
     def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
         """Where the packets of a port pass, before its impairment and after it. ``src``: only that host's packets."""

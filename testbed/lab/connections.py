@@ -98,7 +98,7 @@ class Connections:
     def crossed(self, ref: LinkRef) -> Crossed | None:
         """What they had sent on a link at the last reading; None if nothing, or if that is unknown."""
         before = self._before.get(ref.src)
-        if not before or self._now is None or ref.to:
+        if not before or self._now is None or ref.to or ref.beyond:
             return None
         now = self._now[ref.src].connections if ref.src in self._now else ()
         sources = self._backend.hosts[ref.src].source_addresses(ref.network)

@@ -171,7 +171,7 @@ class Cutter:
         cut = source.cut
         assert cut is not None  # noqa: S101  # both callers have looked
         reading = self._ports.read(port, [ref])
-        differences = self._differences(cut, reading)
+        differences = self._differences(cut, reading) + readback.filter_differences(reading.filters, source.spares())
         lost_packets = cut.lost_packets(reading.at_gate, reading.qdiscs, self._answered(ref, cut))
         evidence, late = self._evidence(ref, cut, reading, differences)
         return evidence, differences, lost_packets, late
@@ -181,7 +181,8 @@ class Cutter:
     ) -> tuple[LinkEvidence, list[readback.Difference], list[str]]:
         """The evidence of a cut, its differences, and why the test does not count."""
         self.fetch_steps(ref)
-        differences = self._differences(cut, reading)
+        spared = self._ports.known(ref)[1].spares()
+        differences = self._differences(cut, reading) + readback.filter_differences(reading.filters, spared)
         evidence, late = self._evidence(ref, cut, reading, differences)
         return evidence, differences, [*self._ledger.step_problems(ref, cuts=True), *evidence.problems, *late]
 
@@ -276,10 +277,14 @@ class Cutter:
         """A new cut, with what it needs. Raises InvalidValueError, EnvironmentUnfitError."""
         source = port.sources[ref]
         self._ports.watch(ref)
-        ways = severed.ways(how, source.minor, source.addresses, ref.traffic, source.targets, part=source.part)
+        ways = source.ways(how, ref.traffic)
         if how == severed.DROP:
             _refuse_silence(port, ref)
             return severed.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
+        if ref.beyond:
+            raise InvalidValueError(
+                f"{ref}: packets from or to something beyond the stack cannot be rejected yet: cut it silently"
+            )
         _refuse_rejection(port, ref)
         try:
             place = port.channel.call("rejecting", port=port.name, ifindex=source.ifindex)
@@ -303,7 +308,8 @@ class Cutter:
         """Run lines that cut, and read back. Raises ImpairmentNotAppliedError."""
         source = port.sources[ref]
         if not cut.at_gate:
-            lines = [*([] if port.rooted else qdisc.root(port.device)), *lines]
+            spared = [spare.put(port.device) for spare in source.spares()]
+            lines = [*([] if port.rooted else qdisc.root(port.device)), *spared, *lines]
             shows = [*shows, qdisc.get(port.device, qdisc.cut_minor(source.minor))]
         answer = self._ports.tc(port, [*lines, *shows], source, at_gate=cut.at_gate)
         failed = [complaint["line"] for complaint in answer["complaints"]]
@@ -313,6 +319,7 @@ class Cutter:
         if not complaints:
             filters, qdiscs = answer["shown"][0], flat(answer["shown"][1:])
             differences = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
+            differences += readback.filter_differences(filters, source.spares())
             cut.lost_before = cut.lost_packets((), qdiscs)
         if complaints or differences:
             self._ports.suspect(port)

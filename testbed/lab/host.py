@@ -227,9 +227,14 @@ class Host(abc.ABC):
     def published(self, port: int, *, protocol: str = "tcp") -> tuple[str, int]:
         """Where this machine reaches a port that the Compose file publishes (``ports:``): address and port number.
 
-        ``port``: the host's own. Connections made this way cross no link, and so meet no impairment. Raises
-        InvalidValueError if it is not published, and LabError if the host is stopped.
+        ``port``: the host's own. What goes there crosses ``localhost -> HOST``. A proxy of the engine accepts these
+        connections at once and makes one of its own over the link. Raises InvalidValueError if it is not published, and
+        LabError if the host is stopped.
         """
+
+    @abc.abstractmethod
+    def url(self, scheme: str, port: int) -> str:
+        """The URL of a published TCP port: ``url("http", 8080)`` is as ``http://127.0.0.1:49153``; see `published`."""
 
     @abc.abstractmethod
     def counters(self) -> dict[str, dict[str, int]]:

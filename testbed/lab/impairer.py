@@ -101,9 +101,9 @@ class Impairer:
         source = port.sources[ref]
         self.halt(ref)
         lines = [qdisc.clear(port.device, source.minor)]
-        if ref.traffic != ALL_TRAFFIC or source.counted:
+        if ref.traffic != ALL_TRAFFIC or source.counted or source.gateway is not None:
             # The filters of a part would keep its traffic from the whole link's next impairment.
-            filters = qdisc.filters(source.minor, source.addresses, ref.traffic, part=source.part)
+            filters = source.filters(ref.traffic)
             lines += [filter_.delete(port.device) for filter_ in filters]
             lines += [qdisc.stop_counting(port.device, source.minor)] if source.counted else []
             source.led = source.counted = False
@@ -230,7 +230,7 @@ class Impairer:
         lines += [command, *qdisc.bucket(device, minor, impairment, spare=spare)]
         leading: list[qdisc.Filter] = []
         if not source.led or source.counted != by_number:
-            leading = qdisc.filters(minor, source.addresses, ref.traffic, part=source.part, by_number=by_number)
+            leading = source.spares() + source.filters(ref.traffic, by_number=by_number)
         if by_number:
             lines += qdisc.count(device, minor, self.store_count(port, impairment))
         lines += [filter_.put(device) for filter_ in leading]

@@ -100,7 +100,7 @@ class KeptCaptures:
         known = self._running.setdefault(ref.receivers_port, [])
         if known and known[-1][0] is port:
             return
-        capture = self._lab.capture(f"{ref.dst} on {ref.network}", snap_bytes=SNAP_BYTES)
+        capture = self._lab.capture(f"{ref.receivers_port.host} on {ref.network}", snap_bytes=SNAP_BYTES)
         try:
             capture.begin()
         except LabError as error:
@@ -131,7 +131,7 @@ class KeptCaptures:
         here = {
             applied.link: applied.impairment
             for applied in self._lab.ledger.history
-            if applied.link.receivers_port == capture.port
+            if applied.link.receivers_port == capture.port and not applied.link.beyond
         }
         if len(capture.packets) > _MOST_NUMBERED:
             return [LinkLosses(ref, unknown="too many packets to say by number which were lost") for ref in here]

@@ -197,7 +197,8 @@ class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
         refs = self.topology.links(text)
         if len(refs) > 1:
             raise InvalidValueError(
-                f'link {shown(text)} names {len(refs)} links; use lab.impair, or name one with "->"'
+                f'link {shown(text)} names {len(refs)} links; use lab.impair, or name one, as in "{refs[0]} on '
+                f'{refs[0].network}"'
             )
         return Link(self, refs[0])
 

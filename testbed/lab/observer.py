@@ -257,6 +257,9 @@ def port_of(backend: Backend, text: str) -> tuple[PortRef, str | None]:
                 f'capture {text!r}: one port at a time; "{refs[0]}" has the packets of both directions at that of '
                 f"{refs[0].dst}"
             )
+        if refs[0].beyond:
+            host = refs[0].receivers_port.host
+            raise InvalidValueError(f'capture {text!r}: capture the whole port, "{host} on {refs[0].network}"')
         return refs[0].receivers_port, refs[0].src
     host, _, network = (part.strip() for part in text.replace("@", " on ").partition(" on "))
     if host not in backend.hosts:
@@ -312,7 +315,8 @@ class Observer:
         if every_s <= 0:
             raise InvalidValueError(f"every={every!r}: must be above 0")
         if captures is None:
-            captures = dict.fromkeys(f"{ref.dst} on {ref.network}" for ref in (*self._ports.impaired, *self._ports.cut))
+            refs = (*self._ports.impaired, *self._ports.cut)
+            captures = dict.fromkeys(f"{ref.receivers_port.host} on {ref.network}" for ref in refs)
         ports = [self.capture(text, snap_bytes=snap_bytes, limit_bytes=limit_bytes) for text in captures]
         seen = Observation()
         with ExitStack() as stack:

@@ -10,19 +10,24 @@ import base64
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
+from testbed.errors import (
+    AgentError,
+    EnvironmentUnfitError,
+    ImpairmentNotAppliedError,
+    LabError,
+)
 from testbed.judge import counting
-from testbed.lab import severed
+from testbed.lab import beyond, severed
 from testbed.lab.backend import Attached, Backend
 from testbed.lab.channel import Channel
 from testbed.lab.perpacket import PerPacket
 from testbed.lab.playback import Playback
 from testbed.netem import fragments, qdisc, readback, rejecting, translated
 from testbed.spec.impairment import Impairment
-from testbed.spec.links import LinkRef, PortRef
+from testbed.spec.links import LinkRef, PortRef, Traffic
 from testbed.text import several
 
 HELD = "It was in force when it was put there"
@@ -42,6 +47,10 @@ class Source:
     """The number of this part among the parts of its sender's traffic; see `qdisc.filters`."""
     targets: tuple[str, ...] = ()
     """The destination addresses, if only some are meant; see `LinkRef.to`."""
+    gateway: qdisc.Gateway | None = None
+    """For a link from or to something beyond the stack: what its packets pass. The addresses are those behind it."""
+    spared: tuple[str, ...] = ()
+    """Addresses behind the gateway that are not of the link."""
     led: bool = False
     """Filters verified by read-back."""
     counted: bool = False
@@ -66,6 +75,22 @@ class Source:
     """Whether packets met a cut that was mended since the test began."""
     running: Playback | None = None
     """The timeline whose beginning ``impairment`` is."""
+
+    def filters(self, traffic: Traffic, *, by_number: bool = False) -> list[qdisc.Filter]:
+        """What leads its packets to its class; see `qdisc.filters`."""
+        return qdisc.filters(
+            self.minor, self.addresses, traffic, part=self.part, by_number=by_number, gateway=self.gateway
+        )
+
+    def spares(self) -> list[qdisc.Filter]:
+        """What keeps packets that are not of the link from these filters."""
+        return [] if self.gateway is None else qdisc.spared(self.gateway, self.spared)
+
+    def ways(self, how: str, traffic: Traffic) -> tuple[qdisc.Filter, ...]:
+        """What leads its packets into a cut; see `severed.ways`."""
+        return severed.ways(
+            how, self.minor, self.addresses, traffic, self.targets, part=self.part, gateway=self.gateway
+        )
 
     def others(self, filters: Sequence[Mapping[str, Any]]) -> int | None:
         """Fragmented datagrams of other traffic in its class since it was impaired or cut; None if not counted."""
@@ -126,6 +151,15 @@ class Port:
             **{key: answer[key] for key in ("device", "entry", "kernel", "released", "mtu", "gateway")},
         )
 
+    def way_out(self) -> Port:
+        """The port of the other direction, out of the host. Raises EnvironmentUnfitError if it has none."""
+        if self.entry is None:
+            raise EnvironmentUnfitError(
+                f"what `{self.ref.host}` sends beyond the stack is impaired by a carried kernel alone: --netem carried"
+            )
+        other = replace(self, ref=replace(self.ref, out=True), device=self.entry, entry=self.device, gateway=None)
+        return replace(other, rooted=False, watched=False, refused=0, rewritten=0, sources={})
+
     def let_go(self) -> None:
         """Note that it was released: with the host's engine, its qdiscs are gone."""
         self.released = True
@@ -147,6 +181,7 @@ class Port:
                 "link": ref.state(),
                 "source": {
                     **vars(source),
+                    "gateway": source.gateway and vars(source.gateway),
                     "impairment": source.impairment and source.impairment.words(),
                     "cut": source.cut and source.cut.state(),
                     "running": source.running and source.running.state(),
@@ -163,26 +198,22 @@ class Port:
         for entry in state["sources"]:
             link = LinkRef.from_state(entry["link"])
             source = entry["source"]
-            addresses, targets = tuple(source["addresses"]), tuple(source.get("targets", ()))
-            minor, cut = source["minor"], source["cut"]
-            ways = (
-                ()
-                if cut is None
-                else severed.ways(cut["how"], minor, addresses, link.traffic, targets, part=source.get("part", 0))
-            )
-            sources[link] = Source(
+            gateway, cut = source.get("gateway"), source["cut"]
+            sources[link] = known = Source(
                 **{
                     **source,
-                    "addresses": addresses,
-                    "targets": targets,
+                    **{name: tuple(source.get(name, ())) for name in ("addresses", "targets", "spared")},
+                    "gateway": None if gateway is None else qdisc.Gateway(**gateway),
                     "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
                     "running": None if source["running"] is None else Playback.from_state(source["running"]),
-                    "cut": None if cut is None else severed.Cut.from_state(cut, minor, ways),
+                    "cut": None,
                 }
             )
+            if cut is not None:
+                known.cut = severed.Cut.from_state(cut, known.minor, known.ways(cut["how"], link.traffic))
         return cls(
             ref=ref,
-            name=str(ref),
+            name=str(replace(ref, out=False)),
             channel=channel,
             sources=sources,
             **{key: state[key] for key in _KEPT if key in state},
@@ -298,12 +329,18 @@ class Ports:
         """Every link that is cut, or flaps."""
         return [ref for port in self for ref, source in port.sources.items() if source.cut]
 
-    def attached(self, host: str, network: str) -> Port:
-        """The port toward a host, attached now if it is not."""
-        ref = PortRef(host, network)
+    def attached(self, host: str, network: str, *, out: bool = False) -> Port:
+        """The port toward a host, or out of it, attached now if it is not."""
+        ref = PortRef(host, network, out=out)
         if ref not in self._ports:
-            self._ports[ref] = Port.of(self._backend.attach(host, network))
+            self._ports[ref] = (
+                self.attached(host, network).way_out() if out else Port.of(self._backend.attach(host, network))
+            )
         return self._ports[ref]
+
+    def _of_cable(self, port: Port) -> list[Port]:
+        """The ports of both directions of one cable."""
+        return [other for other in self if replace(other.ref, out=port.ref.out) == port.ref]
 
     def forget(self, *ports: Port) -> None:
         """Forget ports that were removed; they are attached anew when one of their links is impaired."""
@@ -322,7 +359,7 @@ class Ports:
     def take_up(self, state: Iterable[Mapping[str, Any]], channel: Channel) -> None:
         """Take over the ports that another process left; see `state`."""
         for entry in state:
-            ref = PortRef(entry["host"], entry["network"])
+            ref = PortRef(entry["host"], entry["network"], out=entry.get("out", False))
             self._ports[ref] = Port.from_state(ref, channel, entry)
 
     # --- ports that are made ready ---------------------------------------------------------------
@@ -332,9 +369,13 @@ class Ports:
         port = self.of(ref)
         if port is None or ref not in port.sources:
             port = self._prepare(ref)
+        beyond.refuse_overlap(ref, (other for other, used in port.sources.items() if used.impairment or used.cut))
         if self._backend.netem_engine == "host":  # at a carried kernel's tap, packets are segmented, whoever sends them
             hosts = self._backend.hosts
-            self.per_packet.want(hosts[ref.src], ref.senders_port, port.sources[ref].ifindex)
+            if ref.beyond:
+                port.channel.call("per_packet_from_gateway", port=port.name)
+            else:
+                self.per_packet.want(hosts[ref.src], ref.senders_port, port.sources[ref].ifindex)
             self.per_packet.want(hosts[ref.dst], ref.receivers_port, port.ifindex)
         if port.released:
             # With its root qdisc: a device that gets one while packets pass loses some.
@@ -344,23 +385,38 @@ class Ports:
         return port
 
     def _prepare(self, ref: LinkRef) -> Port:
+        port, known = self._beyond(ref) if ref.beyond else self._among_hosts(ref)
+        minor = qdisc.FIRST_MINOR + len(port.sources)
+        part = sum(other.src == ref.src and bool(other.traffic.protocol) for other in port.sources)
+        if minor > qdisc.LAST_MINOR:
+            raise LabError(f"port of {port.ref.host}: more than {len(port.sources)} sources")
+        if part >= (qdisc.MOST_LAST_PARTS if ref.beyond else qdisc.MOST_PARTS):
+            raise LabError(f"port of {port.ref.host}: more than {part} parts of the traffic of {ref.src}")
+        port.sources[ref] = Source(minor=minor, part=part, **known)
+        return port
+
+    def _among_hosts(self, ref: LinkRef) -> tuple[Port, dict[str, Any]]:
+        """The port toward the receiver, and what distinguishes the sender's packets there."""
         with ThreadPoolExecutor(1, "testbed-source") as pool:
             prepared = pool.submit(self._backend.port_of_sender, ref.src, ref.network)
             port = self.attached(ref.dst, ref.network)
             ifindex = prepared.result()
-        minor = qdisc.FIRST_MINOR + len(port.sources)
-        part = sum(known.src == ref.src and bool(known.traffic.protocol) for known in port.sources)
-        if minor > qdisc.LAST_MINOR:
-            raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
-        if part >= qdisc.MOST_PARTS:
-            raise LabError(f"port of {ref.dst}: more than {part} parts of the traffic of {ref.src}")
         addresses, targets = self._backend.hosts[ref.src].marks(ref.network), tuple[str, ...]()
         if ref.to:  # toward a router, packets may come from an address on another network
             own = self._backend.hosts[ref.src].addresses()
             addresses = tuple(dict.fromkeys((*own, *addresses)))
             targets = self._backend.hosts[ref.to].addresses()
-        port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses, part=part, targets=targets)
-        return port
+        return port, {"ifindex": ifindex, "addresses": addresses, "targets": targets}
+
+    def _beyond(self, ref: LinkRef) -> tuple[Port, dict[str, Any]]:
+        """The same of a link whose other end is beyond the network's hosts: the way in, or out, of its host."""
+        (host,) = ref.hosts
+        inward = self.attached(host, ref.network)
+        if inward.gateway is None:
+            raise LabError(f"{ref}: the bridge of `{ref.network}` has no address of its own, so nothing is beyond it")
+        own, ours = inward.channel.call("own_addresses"), self._backend.machine_is_ours
+        known = beyond.ends(ref, inward.gateway, own, machine_is_ours=ours)
+        return self.attached(host, ref.network, out=ref.beyond == "dst"), known
 
     def counters(self, ref: LinkRef) -> readback.NetemCounters:
         """The counters of a link's netem. Raises LabError if there is none."""
@@ -380,8 +436,9 @@ class Ports:
         lines: list[str] = []
         if port.gateway is not None and not port.watched:
             lines, port.watched, port.rewritten = translated.watch(port.device, port.gateway), True, 0
-        if mac := self._backend.hosts[ref.src].mac(ref.network):
-            source.since_s = time.monotonic()
+        source.since_s = time.monotonic()
+        # Beyond the stack, many senders have the gateway's MAC address: fragments of their traffic are not counted.
+        if not ref.beyond and (mac := self._backend.hosts[ref.src].mac(ref.network)):
             lines += fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)
         if not lines:
             return
@@ -409,14 +466,16 @@ class Ports:
 
         ``by``: the tenant that asks; it writes this link itself.
         """
-        old = self._ports[ref.receivers_port]
-        for tenant in self.tenants:
-            tenant.evict(old)
-        self.forget(old)
-        port = self.attached(ref.dst, ref.network)
-        self.tc(port, [f"qdisc delete dev {port.device} root"])  # the old one may still be there
-        for tenant in self.tenants:
-            tenant.move_in(old, but=ref if tenant is by else None)
+        both = self._of_cable(self._ports[ref.receivers_port])
+        for old in both:
+            for tenant in self.tenants:
+                tenant.evict(old)
+        self.forget(*both)
+        for old in both:
+            port = self.attached(old.ref.host, old.ref.network, out=old.ref.out)
+            self.tc(port, [f"qdisc delete dev {port.device} root"])  # the old one may still be there
+            for tenant in self.tenants:
+                tenant.move_in(old, but=ref if tenant is by else None)
 
     def store(self, port: Port, name: str, data: bytes) -> str:
         """Store a file for tc at the agent. Returns its path there."""
@@ -441,7 +500,9 @@ class Ports:
         """
         needs = [] if source is None else [source.ifindex]
         answer = port.channel.call("tc", port=port.name, lines=list(lines), needs=needs, at_gate=at_gate, resume=resume)
-        port.released = port.released and not resume
+        if resume:
+            for direction in (port, *self._of_cable(port)):  # a port that only counts is not among ours
+                direction.released = False
         return answer
 
     def read(self, port: Port, refs: Sequence[LinkRef]) -> Reading:

@@ -21,6 +21,7 @@ from testbed.judge import statistics as exact
 from testbed.judge.flight import Flight
 from testbed.judge.plan import MOST_S, ProbePlan, plan
 from testbed.lab.backend import Backend
+from testbed.lab.channel import Channel
 from testbed.lab.cutter import Cutter
 from testbed.lab.impairer import Impairer
 from testbed.lab.ledger import Ledger
@@ -30,7 +31,7 @@ from testbed.lab.verifier import Verifier
 from testbed.netem import qdisc
 from testbed.netem.profiles import find_table, table_numbers
 from testbed.spec.impairment import CLEAN, Impairment
-from testbed.spec.links import LinkRef
+from testbed.spec.links import LOCALHOST, LinkRef
 from testbed.spec.timeline import Timeline
 from testbed.spec.words import is_table
 
@@ -44,6 +45,8 @@ _CLOCK_DELAY_S = 0.01
 
 def unfit(ref: LinkRef, *, timeline: bool) -> str | None:
     """Why a link cannot be probed, if it cannot."""
+    if ref.far not in ("", LOCALHOST):
+        return f"{ref}: cannot be probed: testbed has no program outside the stack"
     if timeline:
         return f"{ref}: a timeline cannot be probed: the probes would take longer than its steps"
     if ref.traffic.protocol not in ("", "udp"):
@@ -276,14 +279,14 @@ class Prober:
 
         ``rush``: catch up after a late probe.
         """
-        src, dst = self._backend.hosts[ref.src], self._backend.hosts[ref.dst]
-        source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
+        (src, sources), (dst, targets) = self._end(ref, ref.src), self._end(ref, ref.dst)
+        source, address = _addresses(sources, targets)
         number = secrets.randbits(63)
         hold = count if rush or not pace_s else 0
-        listener = dst.inside().call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes)
+        listener = dst.call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes)
         lasts_s = count * max(pace_s, 0.001) * 2 + 10
         try:
-            sending: dict[str, Any] = src.inside().call(
+            sending: dict[str, Any] = src.call(
                 "probe_send",
                 source=source,
                 address=address,
@@ -298,7 +301,7 @@ class Prober:
                 answer_within_s=lasts_s + 20,
             )
         finally:
-            collected: dict[str, Any] = dst.inside().call(
+            collected: dict[str, Any] = dst.call(
                 "probe_collect",
                 expect=count,
                 quiet_s=quiet_s,
@@ -312,12 +315,21 @@ class Prober:
             size_bytes=size_bytes,
         )
 
+    def _end(self, ref: LinkRef, name: str) -> tuple[Channel, tuple[str, ...]]:
+        """The agent at one end of a link, and the end's addresses."""
+        if name not in ref.hosts:
+            port = self._ports.of(ref)
+            gateway = None if port is None else self._ports.attached(ref.hosts[0], ref.network).gateway
+            return self._backend.machines_agent(), tuple(gateway["addresses"]) if gateway is not None else ()
+        host = self._backend.hosts[name]
+        return host.inside(), host.addresses(ref.network)
+
     def _table(self, ref: LinkRef, impairment: Impairment) -> list[int]:
         if not impairment.jitter_s or impairment.distribution == "uniform":
             return []
         if is_table(impairment.distribution):
             return table_numbers(find_table(self._backend.tables, impairment.distribution))
-        table: list[int] = self._backend.hosts[ref.dst].inside().call("delay_table", name=impairment.distribution)
+        table: list[int] = self._backend.hosts[ref.hosts[-1]].inside().call("delay_table", name=impairment.distribution)
         return table
 
 

@@ -6,6 +6,7 @@ A test must find the same lab whatever was impaired before it. What takes long t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from testbed.lab.channel import Channel
 from testbed.lab.elsewhere import Elsewhere
@@ -25,7 +26,7 @@ def release(ports: Ports, elsewhere: Elsewhere, hosts: Mapping[str, Host], *, bu
     for ref in unneeded:
         del elsewhere.watched[ref]
     needed = {id(watched.port) for watched in elsewhere.watched.values()}
-    kept = {ref.receivers_port for ref in using}
+    kept = {replace(ref.receivers_port, out=out) for ref in using for out in (False, True)}  # they share a cable
     idle: dict[int, tuple[Channel, list[Port]]] = {}
     for port in {id(port): port for port in (*unneeded.values(), *ports)}.values():
         if not port.released and port.ref not in kept and id(port) not in needed:

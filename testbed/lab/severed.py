@@ -26,10 +26,17 @@ SILENTLY = {DROP: "silently", REJECT: "rejecting"}
 
 
 def ways(
-    how: str, minor: int, addresses: Sequence[str], traffic: Traffic, targets: Sequence[str] = (), *, part: int = 0
+    how: str,
+    minor: int,
+    addresses: Sequence[str],
+    traffic: Traffic,
+    targets: Sequence[str] = (),
+    *,
+    part: int = 0,
+    gateway: qdisc.Gateway | None = None,
 ) -> tuple[qdisc.Filter, ...]:
     """The filters that lead into a cut. The gate needs none for fragments: the port's own filters follow them."""
-    chosen = qdisc.cut_filters(minor, addresses, traffic, targets, part=part)
+    chosen = qdisc.cut_filters(minor, addresses, traffic, targets, part=part, gateway=gateway)
     return tuple(way for way in chosen if how == DROP or "ip_flags" not in way.keys)
 
 

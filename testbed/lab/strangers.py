@@ -20,6 +20,8 @@ def problem(backend: Backend, ref: LinkRef, port: Port) -> str | None:
 
     The addresses of the lab's other hosts are known: the sender may be a bridge.
     """
+    if ref.beyond:  # its packets are known by the gateway's interface, whoever sends them
+        return None
     source = port.sources[ref]
     own = next((address for address in source.addresses if qdisc.is_mac(address)), None)  # as its filters know it
     if own is None:

@@ -70,7 +70,7 @@ class Suspensions:
         """
         for port in self._ports:
             for ref, source in list(port.sources.items()):
-                if host not in (ref.src, ref.dst, ref.to) or (source.impairment is None and source.cut is None):
+                if host not in (*ref.hosts, ref.to) or (source.impairment is None and source.cut is None):
                     continue
                 running, cut = source.running, source.cut
                 self.links[ref] = Suspended(
@@ -90,7 +90,7 @@ class Suspensions:
         Raises ImpairmentNotAppliedError.
         """
         for ref, kept in list(self.links.items()):
-            if not all(running(end) for end in (ref.src, ref.dst, ref.to) if end):
+            if not all(running(end) for end in (*ref.hosts, ref.to) if end):
                 continue
             del self.links[ref]
             if kept.impairment is not None:

@@ -46,6 +46,8 @@ class Taps:
         """Read the counters of these ports; those of a port whose agent is gone stay as they were."""
         by_channel: dict[tuple[int, bool], tuple[Channel, dict[str, PortRef]]] = {}
         for port in ports:
+            if port.ref.out:  # the other direction of one that is read
+                continue
             key = id(port.channel), port.kernel is not None
             by_channel.setdefault(key, (port.channel, {}))[1][port.name] = port.ref
         for (_, carried), (channel, refs) in by_channel.items():

@@ -13,7 +13,7 @@ from testbed.errors import AgentError, ImpairmentNotAppliedError
 from testbed.evidence.proof import LinkEvidence, Tally, of_probes
 from testbed.evidence.verdict import Verdict
 from testbed.judge import counting
-from testbed.lab import elsewhere, impairer, strangers
+from testbed.lab import beyond, elsewhere, impairer, strangers
 from testbed.lab.backend import Backend
 from testbed.lab.carriage import Carriage, PortPath
 from testbed.lab.connections import Connections
@@ -166,9 +166,7 @@ class Verifier:
         """A link's impairment at this moment, and the kernel's account of it."""
         source = port.sources[ref]
         impairment = source.impairment or CLEAN
-        filters = qdisc.filters(
-            source.minor, source.addresses, ref.traffic, part=source.part, by_number=impairment.by_number
-        )
+        filters = source.spares() + source.filters(ref.traffic, by_number=impairment.by_number)
         differences = readback.filter_differences(reading.filters, filters)
         if source.running is not None:
             now = self._now(ref)
@@ -208,6 +206,7 @@ class Verifier:
             counting.tap_warning(at_taps),
             counting.port_warning(self.taps.dropped(ref)),
             self._ports.rewritten(ref, reading),
+            beyond.of_another_machine(ref, machine_is_ours=self._backend.machine_is_ours),
         )
         warnings += [text for text in others_work if text]
         problems += [text for text in (counting.tap_problem(at_taps),) if text]
@@ -257,7 +256,7 @@ class Verifier:
         elif ways:
             warnings.append(f"{ways}, unimpaired by this link")
         elif not tally.arrived_packets:
-            warnings.append("no packet crossed it")
+            warnings += ["no packet crossed it", *filter(None, [beyond.of_names(ref)])]
         return problems, warnings
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from testbed import units
 from testbed.errors import InvalidValueError
+from testbed.lab import beyond
 from testbed.lab.backend import Backend
 from testbed.netem.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.spec.impairment import Impairment
@@ -95,6 +96,16 @@ def side(backend: Backend, words: object) -> Impairment | Timeline:
     """The impairment that words or a list of steps describe. Raises InvalidValueError with every problem."""
     folders = [] if backend.netem_folder is None else [backend.netem_folder]
     return checked_side(words, lambda name: read_trace(name, *folders))
+
+
+def notes(impairments: Mapping[LinkRef, Impairment | Timeline], *, machine_is_ours: bool) -> list[str]:
+    """What to know of links that are impaired, a line each."""
+    of_links = (
+        note
+        for ref in impairments
+        for note in (beyond.of_names(ref), beyond.of_another_machine(ref, machine_is_ours=machine_is_ours))
+    )
+    return [*separate_rates(impairments), *filter(None, of_links)]
 
 
 def separate_rates(impairments: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:

@@ -25,7 +25,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_network
 from typing import Any
 
 from testbed import units
@@ -54,6 +54,8 @@ CUT = Impairment(loss_ratio=1.0, limit_packets=1)
 
 MOST_PARTS = 4000
 """How many parts of one sender's traffic a port can distinguish."""
+MOST_LAST_PARTS = 1290
+"""How many, if the filters come `last`."""
 
 # Filters of a smaller priority come first: those of a cut before those of an impairment, and those that match a
 # sender's addresses before those that match its interface. A priority belongs to one family: IPv6 has the number after
@@ -65,6 +67,10 @@ _CUT_PRIORITY, _PRIORITY, _BY_INTERFACE = 10_000, 30_000, 10_000
 _OF_PORTS, _OF_FRAGMENTS, _OF_PROTOCOLS, _OF_ALL = 0, 10, 9_000, 9_990
 _OF_PROTOCOLS_FRAGMENTS = {"tcp": 9_010, "udp": 9_020, "icmp": 9_030}
 _FAMILIES = ("ip", "ipv6")
+# Filters that come last have less room: after those of the addresses that they must spare (`spared`).
+_SPARED = 49_996
+_LAST = {_CUT_PRIORITY: 50_000, _PRIORITY: 57_400}
+_LAST_BY_INTERFACE, _LAST_IS_LESS = 3_700, 6_400
 DESTINATION_OPTIONS = "0x3c"
 """Destination options (RFC 8200, 4.6: 60) as an ``ip_proto``, where tc reads numbers in base 16."""
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
@@ -171,6 +177,22 @@ def netem(impairment: Impairment) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """The bridge's own interface as the far end of a link; its packets go on to the machine, or beyond."""
+
+    mac: str
+    outward: bool
+    """Whether packets go there; else they come from there."""
+    last: bool
+    """Whether the link's filters come after all others."""
+
+    @property
+    def side(self) -> str:
+        """Which end of a packet it is, in tc's words."""
+        return "dst" if self.outward else "src"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Filter:
     """One flower filter of a port: what it matches, and the class of the packets."""
 
@@ -225,9 +247,17 @@ def make_class(device: str, minor: int) -> str:
 
 
 def filters(
-    minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, *, part: int = 0, by_number: bool = False
+    minor: int,
+    addresses: Iterable[str],
+    traffic: Traffic = ALL_TRAFFIC,
+    *,
+    part: int = 0,
+    by_number: bool = False,
+    gateway: Gateway | None = None,
 ) -> list[Filter]:
     """The filters that give packets from these addresses (IPv4, IPv6 or MAC) the class of this source.
+
+    With a ``gateway``, packets from its interface and these addresses behind it, networks as well; or to them.
 
     Those of a MAC address also match frames that are not IP, or bear a VLAN's tag (802.1Q), which no filter of IPv4 or
     IPv6 matches. Fragments bear no ports, so all of a port's protocol match; see `netem.fragments`.
@@ -236,8 +266,22 @@ def filters(
     packets that may be of several. ``by_number``: packets enter the chain that counts them (`count`).
     """
     chain, flow = minor if by_number else None, f"1:{minor:x}"
-    own = _filters(minor, flow, addresses, traffic, part, _PRIORITY)
+    own = _filters(minor, flow, addresses, traffic, part, _PRIORITY, gateway)
     return [replace(flower, chain=chain) for flower in own]
+
+
+def spared(gateway: Gateway, addresses: Iterable[str]) -> list[Filter]:
+    """The filters that keep packets from or to these addresses from the filters that come last."""
+    return [
+        Filter(
+            family=_FAMILIES[0 if is_v4 else 1],
+            priority=_SPARED + (0 if is_v4 else 1),
+            handle=number,
+            keys={f"{gateway.side}_ip": address, f"{gateway.side}_mac": gateway.mac},
+            flow="1:",  # as tc shows 1:0
+        )
+        for number, (_, address, is_v4) in enumerate(_families(addresses), start=1)
+    ]
 
 
 def count(device: str, minor: int, object_file: str) -> list[str]:
@@ -264,14 +308,20 @@ def stop_counting(device: str, minor: int) -> str:
 
 
 def cut_filters(
-    minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, targets: Sequence[str] = (), *, part: int = 0
+    minor: int,
+    addresses: Iterable[str],
+    traffic: Traffic = ALL_TRAFFIC,
+    targets: Sequence[str] = (),
+    *,
+    part: int = 0,
+    gateway: Gateway | None = None,
 ) -> list[Filter]:
     """The filters of a cut, which come before all others.
 
-    ``targets``: match only packets to one of these addresses. ``part``: see `filters`.
+    ``targets``: match only packets to one of these addresses. ``part`` and ``gateway``: see `filters`.
     """
     flow = f"1:{cut_minor(minor):x}"
-    whole = list(_filters(minor, flow, addresses, traffic, part, _CUT_PRIORITY))
+    whole = list(_filters(minor, flow, addresses, traffic, part, _CUT_PRIORITY, gateway))
     if not targets:
         return whole
     pairs = ((flower, target) for flower in whole for target in targets if _FAMILIES[":" in target] == flower.family)
@@ -282,21 +332,33 @@ def cut_filters(
 
 
 def _filters(
-    minor: int, flow: str, addresses: Iterable[str], traffic: Traffic, part: int, first_priority: int
+    minor: int,
+    flow: str,
+    addresses: Iterable[str],
+    traffic: Traffic,
+    part: int,
+    first_priority: int,
+    gateway: Gateway | None,
 ) -> Iterator[Filter]:
+    last = gateway is not None and gateway.last
+    side, less = gateway.side if gateway else "src", _LAST_IS_LESS if last else 0
+    first_priority = _LAST[first_priority] if last else first_priority
+    by_interface = _LAST_BY_INTERFACE if last else _BY_INTERFACE
     # A part of the traffic comes before all of it.
-    own = _OF_PORTS if traffic.port else _OF_PROTOCOLS if traffic.protocol else _OF_ALL
-    fragments = _OF_FRAGMENTS + 2 * part if traffic.port else _OF_PROTOCOLS_FRAGMENTS.get(traffic.protocol, 0)
+    own = _OF_PORTS if traffic.port else (_OF_PROTOCOLS if traffic.protocol else _OF_ALL) - less
+    fragments = _OF_FRAGMENTS + 2 * part if traffic.port else _OF_PROTOCOLS_FRAGMENTS.get(traffic.protocol, less) - less
     handles = itertools.count(minor, _FILTER)
-    for key, address, is_v4 in _families(addresses):
-        first = first_priority + (0 if is_v4 else 1) + (_BY_INTERFACE if key == "src_mac" else 0)
+    for kind, address, is_v4 in _families(addresses):
+        ends: dict[str, str | int] = {} if gateway is None else {f"{side}_mac": gateway.mac}
+        ends[f"{side}_{kind}"] = address
+        first = first_priority + (0 if is_v4 else 1) + (by_interface if kind == "mac" else 0)
         for keys in _narrowing_keys(traffic, is_v4=is_v4):
             priority = first + (fragments if "ip_flags" in keys else own)
             family = _FAMILIES[0 if is_v4 else 1]
-            yield Filter(family=family, priority=priority, handle=next(handles), keys={key: address, **keys}, flow=flow)
-    priority = first_priority + _BY_INTERFACE + _OF_ALL + len(_FAMILIES)
+            yield Filter(family=family, priority=priority, handle=next(handles), keys={**ends, **keys}, flow=flow)
+    priority = first_priority + by_interface + _OF_ALL - less + len(_FAMILIES)
     for address in () if traffic.protocol else filter(is_mac, addresses):
-        yield Filter(family="all", priority=priority, handle=next(handles), keys={"src_mac": address}, flow=flow)
+        yield Filter(family="all", priority=priority, handle=next(handles), keys={f"{side}_mac": address}, flow=flow)
 
 
 def _narrowing_keys(traffic: Traffic, *, is_v4: bool) -> Iterator[dict[str, str | int]]:
@@ -322,12 +384,12 @@ def is_mac(address: str) -> bool:
 
 
 def _families(addresses: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
-    """The key of each source address, and whether it matches IPv4 packets; a MAC address is in both families'."""
+    """The kind of each address, and whether it matches IPv4 packets; a MAC address is in both families'."""
     for address in addresses:
         if is_mac(address):
-            yield from (("src_mac", address, is_v4) for is_v4 in (True, False))
+            yield from (("mac", address, is_v4) for is_v4 in (True, False))
         else:
-            yield "src_ip", address, isinstance(ip_address(address), IPv4Address)
+            yield "ip", address, ip_network(address).version == 4
 
 
 def leaf(device: str, minor: int, impairment: Impairment, *, spare: bool = False) -> str:

@@ -1,6 +1,8 @@
 """The names of links, of ports and of parts of a link's traffic. Pure.
 
 A *link* is an ordered pair of hosts on a network. ``client -> server tcp/8888`` narrows it to part of its *traffic*.
+One of its ends may be *beyond* the network's hosts, behind its gateway: the engine's machine (``localhost``), all else
+(``outside``), or addresses (``203.0.113.0/24``).
 `testbed.spec.topology` reads the user's notation, which may name several links at once.
 """
 
@@ -13,6 +15,9 @@ from dataclasses import dataclass
 from testbed.errors import InvalidValueError
 from testbed.spec.words import unknown
 from testbed.text import shown
+
+LOCALHOST, OUTSIDE = "localhost", "outside"
+"""The ends of links that are no hosts: the engine's machine, and what is neither of the stack nor that."""
 
 _BARE_PORT = re.compile(r"(?P<port>\d+)(?:/(?P<protocol>tcp|udp))?")
 _WITH_PORTS = ("tcp", "udp")
@@ -66,9 +71,11 @@ class PortRef:
 
     host: str
     network: str
+    out: bool = False
+    """The other direction: the way out of the host, on the switch's side of its interface."""
 
     def __str__(self) -> str:
-        return f"{self.host}@{self.network}"
+        return f"{self.host}@{self.network}{' out' if self.out else ''}"
 
 
 @dataclass(frozen=True, order=True)
@@ -81,6 +88,8 @@ class LinkRef:
     traffic: Traffic = ALL_TRAFFIC
     to: str = ""
     """Only packets that a router forwards to this host; empty for all."""
+    beyond: str = ""
+    """Which end is beyond the network's hosts: ``src`` or ``dst``; empty if none is."""
 
     def __str__(self) -> str:
         target = f"{self.to} over {self.dst}" if self.to else self.dst
@@ -93,8 +102,23 @@ class LinkRef:
 
     @property
     def receivers_port(self) -> PortRef:
-        """The port toward the host that receives: the one that is impaired."""
-        return PortRef(self.dst, self.network)
+        """The port that is impaired: toward the host that receives, or out of the sender if none does."""
+        return PortRef(self.src, self.network, out=True) if self.beyond == "dst" else PortRef(self.dst, self.network)
+
+    @property
+    def far(self) -> str:
+        """Its end beyond the network's hosts; empty if there is none."""
+        return {"": "", "src": self.src, "dst": self.dst}[self.beyond]
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Its ends that are hosts."""
+        return {"": (self.src, self.dst), "src": (self.dst,), "dst": (self.src,)}[self.beyond]
+
+    def back(self) -> LinkRef:
+        """The other direction."""
+        beyond = {"": "", "src": "dst", "dst": "src"}[self.beyond]
+        return LinkRef(self.dst, self.src, self.network, self.traffic, beyond=beyond)
 
     def state(self) -> dict[str, str]:
         """The name as JSON."""
@@ -104,9 +128,11 @@ class LinkRef:
     def from_state(cls, state: Mapping[str, str]) -> LinkRef:
         """The name from the JSON of another process."""
         traffic = Traffic.parse(state["traffic"])
-        return cls(state["src"], state["dst"], state["network"], traffic, to=state.get("to", ""))
+        more = {name: state.get(name, "") for name in ("to", "beyond")}
+        return cls(state["src"], state["dst"], state["network"], traffic, **more)
 
     def covers(self, other: LinkRef) -> bool:
         """Whether all packets of the other link belong to this one."""
-        ends = (self.src, self.dst, self.network) == (other.src, other.dst, other.network)
+        names = ("src", "dst", "network", "beyond")
+        ends = all(getattr(self, name) == getattr(other, name) for name in names)
         return ends and self.to in ("", other.to) and self.traffic.covers(other.traffic)

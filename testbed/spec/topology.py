@@ -3,7 +3,7 @@
 Pure: the input is the JSON of ``docker compose config``. A *host* is one replica of a service; its name is the
 service's, followed by ``[n]`` if there are several. The user writes a link as ``client -> server``, both directions as
 ``client <-> server``, and adds ``on NETWORK`` if two hosts share several networks. An end may stand for several hosts:
-``client[*]``, ``client[1..20]``, ``client,worker``, ``*``.
+``client[*]``, ``client[1..20]``, ``client,worker``, ``*``. One end may be beyond the stack: see `testbed.spec.beyond`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from itertools import permutations, product
 from typing import Any
 
 from testbed.errors import InvalidComposeError, InvalidValueError
+from testbed.spec.beyond import canonical, is_beyond, misnamed
 from testbed.spec.drawings import is_router
-from testbed.spec.links import ALL_TRAFFIC, LinkRef, Traffic
+from testbed.spec.links import ALL_TRAFFIC, LOCALHOST, LinkRef, Traffic
 from testbed.spec.words import listing, unknown
 from testbed.text import shown
 
@@ -24,10 +25,6 @@ _LINK = re.compile(r"\s*(?P<a>\S+?)\s*(?P<arrow><->|->)\s*(?P<b>\S+?)(?:\s+(?P<r
 _BLANKS_AT_COMMA = re.compile(r"\s+,\s*|,\s+")
 _REPLICA = re.compile(r"(?P<service>[^\[\]]+)\[\d+\]")
 _REPLICAS = re.compile(r"(?P<service>[^\[\]]+)\[(?:(?P<all>\*)|(?P<first>\d+)\.\.(?P<last>\d+))\]")
-_MACHINE = ("localhost", "host", "127.0.0.1", "::1", "0.0.0.0", "host.docker.internal", "host-gateway")  # noqa: S104  # words
-_OUTSIDE = ("internet", "outside", "external", "world", "wan")
-_STAND_IN = "add a service in its place, a proxy or a fake, and name that"
-_ADDRESS = re.compile(r"\d+(?:\.\d+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]*:[0-9a-fA-F.]*")
 _MOST_HOSTS = 10_000
 _LONGEST_LINK = 10_000
 
@@ -75,10 +72,16 @@ class Topology:
     networks: Mapping[str, Network]
     inactive: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Services that are not active, and the Compose profiles that have them."""
+    no_way_out: str = ""
+    """Why hosts reach nothing outside; empty if they do."""
 
     @classmethod
     def from_compose(
-        cls, config: Mapping[str, Any], *, inactive: Mapping[str, tuple[str, ...]] | None = None
+        cls,
+        config: Mapping[str, Any],
+        *,
+        inactive: Mapping[str, tuple[str, ...]] | None = None,
+        no_way_out: str = "",
     ) -> Topology:
         """The topology of the object that ``docker compose config --format json`` prints.
 
@@ -115,7 +118,7 @@ class Topology:
             for name, body in bodies
         }
         left_out = {name: profiles for name, profiles in (inactive or {}).items() if name not in services}
-        return cls(services=services, networks=networks, inactive=left_out)
+        return cls(services=services, networks=networks, inactive=left_out, no_way_out=no_way_out)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -157,17 +160,16 @@ class Topology:
         for src, dst in product(sources, targets) if not problems else ():
             if src == dst:
                 continue
-            network, problem = self._common_network(src, dst, on_network)
-            if network is not None:
-                forward.append(LinkRef(src, dst, network, traffic))
-            elif problem and not several:
+            refs, problem = self._links_of(src, dst, on_network, traffic)
+            forward += refs
+            if problem and not several:
                 problems.append(problem)
         if not problems and not forward:
             problems.append("a host has no link to itself" if not several else "no two of these hosts share a network")
         if problems:
             raise InvalidValueError(f"link {shown(text)}: {problem}" for problem in dict.fromkeys(problems))
         known = set(forward)
-        back = [LinkRef(ref.dst, ref.src, ref.network, ref.traffic) for ref in forward]
+        back = [ref.back() for ref in forward]
         reverse = [ref for ref in back if ref not in known] if match["arrow"] == "<->" else []
         return tuple(forward), tuple(reverse)
 
@@ -200,7 +202,7 @@ class Topology:
             match = _REPLICAS.fullmatch(part)
             service = self.services.get(match["service"]) if match else None
             if match is None or service is None:
-                hosts.append(part)
+                hosts.append(part if part in self.services else canonical(part))
                 continue
             first, last = (1, service.replicas) if match["all"] else (int(match["first"]), int(match["last"]))
             if not 1 <= min(first, last) <= max(first, last) <= service.replicas:
@@ -272,6 +274,9 @@ class Topology:
         self, src: str, dst: str, traffic: Traffic, side_of: Mapping[str, int], problems: list[str]
     ) -> Iterator[LinkRef]:
         """The links to cut between two hosts, if all links between other groups are cut, too."""
+        if self._is_beyond(src) or self._is_beyond(dst):
+            yield from self._links_beyond(src, dst, None, traffic)
+            return
         mine, others = self.networks_of(src), self.networks_of(dst)
         for network in mine:
             if network not in others:
@@ -309,7 +314,12 @@ class Topology:
         routers = (service for service in self.services.values() if service.router and network in service.networks)
         return [host for service in routers for host in service.hosts]
 
+    def _is_beyond(self, name: str) -> bool:
+        return is_beyond(name, self.services)
+
     def _cannot_end_a_link(self, host: str) -> str | None:
+        if self._is_beyond(host) and not any(host in service.also for service in self.services.values()):
+            return None if host == LOCALHOST or not self.no_way_out else f"{shown(host)}: {self.no_way_out}"
         service = self.service_of(host)
         if service is None:
             if host in self.services:
@@ -346,20 +356,28 @@ class Topology:
         for service in self.services.values():
             if name in service.also or re.fullmatch(rf".+[-_]{re.escape(service.name)}[-_]\d+", name):
                 return f"that is a name or an address of {service.name}; call it {_any_of(service)}"
-        if name.lower() in _MACHINE:
-            return (
-                f"that is the machine itself, or a host's own loopback, where no link ends: what the machine sends to "
-                f"a published port is never impaired; run the program in a service of the stack, or name a host: "
-                f"{listing(self.hosts)}"
-            )
-        if name.lower() in _OUTSIDE:
-            return f"no link leads out of the stack; {_STAND_IN}, or name a host: {listing(self.hosts)}"
-        if _ADDRESS.fullmatch(name):
-            return (
-                f"an address that the Compose file gives to no host; name a host: {listing(self.hosts)}. If it is "
-                f"outside the stack, {_STAND_IN}"
-            )
-        return unknown(name, self.hosts)
+        return misnamed(name) or unknown(name, self.hosts)
+
+    def _links_of(self, src: str, dst: str, named: str | None, traffic: Traffic) -> tuple[list[LinkRef], str | None]:
+        """The links from one end to another, or what is wrong; from or to a host alone there is one."""
+        if self._is_beyond(src) or self._is_beyond(dst):
+            refs = list(self._links_beyond(src, dst, named, traffic))
+            host = dst if self._is_beyond(src) else src
+            if refs:
+                return refs, None
+            if self._is_beyond(host):
+                return [], f"one end of a link is a host of the stack: {listing(self.hosts)}"
+            on = ", ".join(self.networks_of(host))
+            return [], f"{host} is on no bridge network" + (f" {shown(named)}; it is on {on}" if named else f": {on}")
+        network, problem = self._common_network(src, dst, named)
+        return [] if network is None else [LinkRef(src, dst, network, traffic)], problem
+
+    def _links_beyond(self, src: str, dst: str, named: str | None, traffic: Traffic) -> Iterator[LinkRef]:
+        """The links between a host and something beyond the stack: one for each network of the host, or the named."""
+        beyond, host = ("src", dst) if self._is_beyond(src) else ("dst", src)
+        for network in self.networks_of(host):
+            if named in (None, network) and self.networks[network].driver == "bridge":
+                yield LinkRef(src, dst, network, traffic, beyond=beyond)
 
     def _common_network(self, a: str, b: str, named: str | None) -> tuple[str | None, str | None]:
         """The network of the link from a to b, or what is wrong."""

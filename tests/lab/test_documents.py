@@ -61,6 +61,7 @@ _HOST = {
 _SERVER = {
     **_HOST,
     "command": ["python3", "server.py"],
+    "ports": ["127.0.0.1::8888"],
     "healthcheck": {
         "test": ["CMD", "python3", "-c", "import socket; socket.create_connection(('localhost', 8888), 5)"],
         "interval": "1s",

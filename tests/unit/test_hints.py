@@ -64,15 +64,14 @@ def test_a_profile_may_be_called_so_all_the_same() -> None:
 HOSTS = {
     "b:8080": 'a port stands behind the link: "a -> b tcp/8080"',
     "many:80": "a port stands behind the link",
-    "localhost": "that is the machine itself",
-    "host": "that is the machine itself, or a host's own loopback, where no link ends: what the machine sends to a "
-    "published port is never impaired; run the program in a service of the stack, or name a host: a, b",
-    "Internet": "no link leads out of the stack; add a service in its place, a proxy or a fake, and name that, "
-    "or name a host: a, b",
-    "127.0.0.1": "that is the machine itself",
+    "Localhost": 'the machine itself is called localhost: "localhost -> api"',
+    "host": "the machine itself is called localhost",
+    "Internet": 'what is beyond stack and machine is called outside, or by its address: "api -> outside"',
+    "127.0.0.1": "the machine itself is called localhost",
+    "127.0.0.0/8": "an address that packets of a link can neither come from nor go to",
     "10.0.0.5": "that is a name or an address of a; call it a",
-    "192.0.2.7": "an address that the Compose file gives to no host; name a host: a, b, many[1]",
-    "2001:db8::1": "an address that the Compose file gives to no host",
+    "192.0.2.7/24": "'192.0.2.7/24' is no address, nor a network as in 203.0.113.0/24: 192.0.2.7/24 has host bits set",
+    "0.0.0.0/0": "an address that packets of a link can neither come from nor go to",
     "web.example": "that is a name or an address of a; call it a",
     "the_b": "that is a name or an address of b; call it b",
     "bee": "that is a name or an address of b; call it b",

@@ -9,7 +9,7 @@ import pytest
 
 from testbed.errors import InvalidValueError
 from testbed.lab.backend import Backend
-from testbed.lab.wanted import impairments_of, separate_rates
+from testbed.lab.wanted import impairments_of, notes, separate_rates
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import LinkRef, Traffic
 from testbed.spec.profile import Profile
@@ -96,5 +96,6 @@ def test_senders_that_one_could_take_for_sharing_a_rate_are_told_with_their_sum(
     ]
     assert separate_rates(links(("a", "s"), ("s", "a"))) == []
     assert separate_rates(links(("a", "s"), ("b", "s"), rate_bps=None)) == []
+    assert notes(links(("a", "s"), ("b", "s")), machine_is_ours=True) == separate_rates(links(("a", "s"), ("b", "s")))
     narrowed = {LinkRef("a", "s", "lan", Traffic("tcp", port)): Impairment(rate_bps=8e6) for port in (1, 2)}
     assert separate_rates(dict(narrowed)) == []

@@ -412,3 +412,68 @@ def test_a_link_covers_what_is_a_part_of_it() -> None:
     assert not part.covers(whole)
     assert not part.covers(port)
     assert not whole.covers(LinkRef("c", "r", "l"))
+
+
+# --- beyond the stack ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "links"),
+    [
+        ("localhost -> client", ["localhost -> client on lan"]),
+        ("localhost <-> client tcp/80", ["localhost -> client tcp/80 on lan", "client -> localhost tcp/80 on lan"]),
+        # A published port may be reached over any of its networks.
+        ("localhost -> server", ["localhost -> server on lan", "localhost -> server on dmz"]),
+        ("server -> outside on dmz", ["server -> outside on dmz"]),
+        ("gate-1 -> localhost", ["gate-1 -> localhost on lan", "gate-1 -> localhost on dmz"]),  # no port on `wide`
+        ("client -> 203.0.113.0/24 tcp/443", ["client -> 203.0.113.0/24 tcp/443 on lan"]),
+        ("client -> 203.0.113.7/32", ["client -> 203.0.113.7 on lan"]),
+        ("2001:DB8:0::/32 -> client", ["2001:db8::/32 -> client on lan"]),
+        ("web[*] -> outside", ["web[1] -> outside on dmz", "web[2] -> outside on dmz"]),
+    ],
+)
+def test_an_end_may_be_beyond_the_stack(text: str, links: list[str]) -> None:
+    refs = TOPOLOGY.links(text)
+    assert [f"{ref} on {ref.network}" for ref in refs] == links
+    assert all(ref.back().back() == ref and ref.far not in ref.hosts for ref in refs)
+    assert all(LinkRef.from_state(ref.state()) == ref for ref in refs)
+
+
+def test_what_a_host_sends_beyond_the_stack_leaves_by_its_own_port() -> None:
+    out, into = TOPOLOGY.links("client <-> outside")
+    assert (str(out.receivers_port), str(into.receivers_port)) == ("client@lan out", "client@lan")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("localhost -> outside", "one end of a link is a host of the stack: client, server,"),
+        ("localhost -> far", "far is on no bridge network: wide"),
+        ("localhost -> client on dmz", "client is on no bridge network 'dmz'; it is on lan"),
+        ("localhost -> bare", "host 'bare' has `network_mode: host`, and so no port of its own to impair"),
+    ],
+)
+def test_a_link_beyond_the_stack_needs_a_host_with_a_port(text: str, problem: str) -> None:
+    (seen,) = problems_of(text)
+    assert seen.startswith(problem)
+
+
+def test_a_service_may_be_called_as_what_is_beyond_the_stack() -> None:
+    topology = Topology.from_compose({**CONFIG, "services": {**CONFIG["services"], "outside": {"networks": ["lan"]}}})
+    (ref,) = topology.links("client -> outside")
+    assert (ref.beyond, ref.receivers_port.out) == ("", False)
+
+
+def test_the_machine_may_be_a_group_of_a_partition() -> None:
+    assert {str(ref) for ref in TOPOLOGY.links_between({"localhost"}, {"client"})} == {
+        "localhost -> client",
+        "client -> localhost",
+    }
+
+
+def test_where_nothing_leads_out_the_machine_alone_is_beyond() -> None:
+    inner = Topology.from_compose(CONFIG, no_way_out="there is no way out")
+    assert inner.links("localhost -> client")
+    for end in ("outside", "203.0.113.7"):
+        with pytest.raises(InvalidValueError, match=f"'{end}': there is no way out"):
+            inner.links(f"client -> {end}")

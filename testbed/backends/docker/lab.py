@@ -413,6 +413,11 @@ class ComposeLab(StackLab[ComposeHost]):
 
     # --- ports -----------------------------------------------------------------------------------
 
+    @property
+    def machine_is_ours(self) -> bool:  # type: ignore[override]  # read lazily: collection must not need an engine
+        """Whether the engine is on this machine."""
+        return self.engine.machine is None
+
     def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:
         """See `Backend`."""
         attached = super().attach(host, network, to_count=to_count)

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_net
 from itertools import combinations
 from typing import Any
 
-from testbed.backends.local.blueprint import AddressInSubnet, HostPlan, Interface, NetworkPlan
+from testbed.backends.local.blueprint import AddressInSubnet, HostPlan, Interface, NetworkPlan, mac_of
 from testbed.backends.local.routing import Routing, Subnet
 from testbed.backends.local.source import CANNOT, WAY_OUT
 from testbed.compose.composefile import ComposeFile
@@ -317,7 +317,7 @@ def _hosts_of(
             interface = Interface(
                 network=network,
                 name=str(own.get("interface_name") or f"eth{len(interfaces)}"),
-                mac=str(given_mac or _mac(addresses[0])).lower(),
+                mac=str(given_mac or mac_of(addresses[0])).lower(),
                 addresses=addresses,
                 gateway_priority=int(own.get("gw_priority") or 0),
             )
@@ -428,8 +428,3 @@ def _free(subnet: Subnet, part: Subnet, taken: set[str]) -> Iterator[str]:
 
 def _within(subnet: Subnet, address: object) -> AddressInSubnet:
     return ip_interface(f"{address}/{subnet.prefixlen}")
-
-
-def _mac(address: AddressInSubnet) -> str:
-    """A locally administered address out of the IP address, as Docker makes them."""
-    return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *address.packed[-4:]))

@@ -43,6 +43,11 @@ class Interface:
         return (str(ip_address(bytes.fromhex("fe80" + "00" * 6) + identifier)),)
 
 
+def mac_of(address: AddressInSubnet) -> str:
+    """A locally administered address out of the IP address, as Docker makes them."""
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *address.packed[-4:]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkPlan:
     """A bridge."""

@@ -40,6 +40,9 @@ from testbed.spec.topology import Topology
 _GRACE_S = 10.0
 """The engine's default of ``stop_grace_period:``; seconds."""
 _END_WITHIN_S = 20.0
+_NO_WAY_OUT = (
+    "hosts of a local lab reach nothing outside: use --lab compose, or add a service in its place, a proxy or a fake"
+)
 _TC_WITH_CLASSES = (6, 6)
 """The first iproute2 whose `tc -j class show` surely prints only JSON."""
 
@@ -77,6 +80,7 @@ class LocalLab(StackLab[LocalHost]):
         self.images = ListedImages.given() or MachinesImages(self._say)
         self.agent = LocalAgent()
         self._ifindexes: dict[str, dict[str, int]] = {}
+        self._machines_agent: Channel | None = None
 
     # --- what is known before anything runs ------------------------------------------------------
 
@@ -141,7 +145,7 @@ class LocalLab(StackLab[LocalHost]):
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
             file = self._compose_file()
-            topology = Topology.from_compose(file.config, inactive=file.inactive)
+            topology = Topology.from_compose(file.config, inactive=file.inactive, no_way_out=_NO_WAY_OUT)
             if file.problems:
                 localplan.make(file, topology, self.images)  # which reports them with all other problems
             for name in file.unset:
@@ -329,6 +333,19 @@ class LocalLab(StackLab[LocalHost]):
     def port_of_sender(self, host: str, network: str) -> int:
         """See `Backend`."""
         return self._ifindexes[host][network]
+
+    def machines_agent(self) -> Channel:
+        """See `Backend`. Of the machine, hosts see the agent that relays what comes to published ports."""
+        if self._machines_agent is None or not self._machines_agent.answers:
+            self._machines_agent = self.agent.helper("agent of the machine", "inside")
+        return self._machines_agent
+
+    def close_agents(self) -> None:
+        """See `StackLab`."""
+        if self._machines_agent is not None:
+            self._machines_agent.close()
+            self._machines_agent = None
+        super().close_agents()
 
     def members(self, network: str) -> Sequence[str]:
         """See `StackLab`."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Set
 from typing import Any
 
-from testbed.backends.local.blueprint import HostPlan, LabPlan, ServicePlan
+from testbed.backends.local.blueprint import HostPlan, LabPlan, ServicePlan, mac_of
 from testbed.images.settings import PATH
 from testbed.text import word_set
 
@@ -34,6 +34,7 @@ def networks(plan: LabPlan) -> list[dict[str, Any]]:
         {
             "name": network.name,
             "mtu": network.mtu,
+            "mac": mac_of(network.gateways[0]),
             "addresses": [*map(str, network.gateways)],
             "names": "\n".join(plan.names_on(network.name)),
         }

@@ -1,0 +1,111 @@
+"""Links from or to something beyond the stack: how their packets are told from those of other links."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from testbed.errors import InvalidValueError
+from testbed.lab import beyond
+from testbed.lab.channel import Channel
+from testbed.lab.ports import Port, Source
+from testbed.lab.wanted import notes
+from testbed.netem import qdisc
+from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.links import ALL_TRAFFIC, LinkRef, PortRef, Traffic
+
+MAC = "02:42:ac:12:00:01"
+GATEWAY = {"ifindex": 7, "mac": MAC, "addresses": ["172.18.0.1"]}
+OWN = ["192.0.2.2", "172.18.0.1", "fd00::1"]
+PARTS = (ALL_TRAFFIC, Traffic("tcp"), Traffic("tcp", 443))
+
+
+def source(far: str, *, outward: bool = False, ours: bool = True) -> Source:
+    ref = LinkRef("api", far, "lan", beyond="dst") if outward else LinkRef(far, "api", "lan", beyond="src")
+    return Source(minor=0x10, **beyond.ends(ref, GATEWAY, OWN, machine_is_ours=ours))
+
+
+def test_the_machine_is_its_own_addresses_behind_the_gateway() -> None:
+    assert [flower.keys for flower in source("localhost").filters(ALL_TRAFFIC)] == [
+        {"src_mac": MAC, "src_ip": address} for address in OWN
+    ]
+    assert [flower.keys for flower in source("localhost", outward=True).filters(Traffic("tcp"))][:2] == [
+        {"dst_mac": MAC, "dst_ip": "192.0.2.2", "ip_proto": "tcp"},
+        {"dst_mac": MAC, "dst_ip": "172.18.0.1", "ip_proto": "tcp"},
+    ]
+    assert source("localhost").spares() == []
+
+
+def test_on_another_machine_it_is_all_that_comes_through() -> None:
+    assert [flower.keys for flower in source("localhost", ours=False).filters(ALL_TRAFFIC)] == [{"src_mac": MAC}] * 3
+
+
+def test_the_outside_is_the_rest_and_spares_the_machine() -> None:
+    outside, part = source("outside", outward=True), source("203.0.113.0/24", outward=True)
+    assert {str(dict(flower.keys)) for flower in outside.filters(ALL_TRAFFIC)} == {str({"dst_mac": MAC})}
+    assert [dict(flower.keys) for flower in part.filters(ALL_TRAFFIC)] == [{"dst_mac": MAC, "dst_ip": "203.0.113.0/24"}]
+    for known in (outside, part):
+        assert [(flower.keys, flower.flow) for flower in known.spares()] == [
+            ({"dst_mac": MAC, "dst_ip": address}, "1:") for address in OWN
+        ]
+
+
+def test_the_machines_filters_come_before_those_that_spare_it_and_these_before_the_outsides() -> None:
+    """Whether it is cut, or impaired: an outside that is cut off must not cut off the machine."""
+
+    def priorities(known: Source, how: str) -> list[int]:
+        ways = [known.ways("drop", part) if how == "cut" else known.filters(part) for part in PARTS]
+        return [flower.priority for flowers in ways for flower in flowers]
+
+    machine, some, whole = source("localhost"), source("203.0.113.7"), source("outside")
+    order = [
+        *(priorities(machine, how) for how in ("cut", "impair")),
+        [flower.priority for flower in whole.spares()],
+        *(priorities(known, how) for how in ("cut", "impair") for known in (some, whole)),
+    ]
+    assert all(max(earlier) < min(later) for earlier, later in pairwise(order))
+    last = Source(
+        minor=0x10,
+        part=qdisc.MOST_LAST_PARTS - 1,
+        **beyond.ends(LinkRef("outside", "api", "lan", beyond="src"), GATEWAY, OWN, machine_is_ours=True),
+    )
+    own = [flower.priority for flower in last.filters(PARTS[2]) if "ip_flags" in flower.keys]
+    assert max(own) < min(flower.priority for flower in whole.filters(PARTS[1])) < 2**16
+
+
+def test_addresses_that_two_links_share_are_refused() -> None:
+    wide, narrow = (LinkRef("api", far, "lan", beyond="dst") for far in ("203.0.113.0/24", "203.0.113.7"))
+    others = [LinkRef("api", far, "lan", beyond="dst") for far in ("outside", "localhost", "2001:db8::/32")]
+    beyond.refuse_overlap(narrow, [narrow, *others])
+    beyond.refuse_overlap(others[0], [wide])
+    for mine, other in ((narrow, wide), (wide, narrow)):
+        with pytest.raises(InvalidValueError, match="some of its addresses are those of api -> 203"):
+            beyond.refuse_overlap(mine, [*others, other])
+
+
+def test_what_to_know_of_names_and_of_another_machine_is_told() -> None:
+    names, machine = LinkRef("api", "db", "lan", Traffic("udp", 53)), LinkRef("localhost", "api", "lan", beyond="src")
+    asked = dict.fromkeys((names, machine), CLEAN)
+    of_names = (
+        "api -> db udp/53: the engine's resolver answers inside each container, so looking up a name crosses no link"
+    )
+    (told,) = notes(asked, machine_is_ours=True)
+    assert told.startswith(of_names)
+    told, through = notes(asked, machine_is_ours=False)
+    assert told.startswith(of_names)
+    assert through.startswith("localhost -> api: localhost is all that comes through the engine's machine")
+
+
+def test_another_process_takes_up_such_a_link() -> None:
+    ref = LinkRef("api", "outside", "lan", beyond="dst")
+    known = source("outside", outward=True)
+    known.impairment = Impairment(delay_s=0.04)
+    port = Port(
+        ref=PortRef("api", "lan", out=True), name="api@lan", channel=_NO_CHANNEL, device="vec1", sources={ref: known}
+    )
+    again = Port.from_state(port.ref, _NO_CHANNEL, port.state())
+    assert (again.name, again.sources) == ("api@lan", {ref: known})
+
+
+_NO_CHANNEL: Channel = None  # type: ignore[assignment]  # nothing is said to it
