@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import os
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar
@@ -17,10 +18,14 @@ from .batch import Batch
 from .carried import CLOCK_DEVICE, FRAME_BYTES, QUEUE_ETHERTYPE, CarriedKernel
 from .detour import Detour
 from .localtc import LocalTc
+from .netlink import Netlink, intermediate, up, without_addresses
 from .protocol import Refused
 from .qdiscreader import QdiscReader
+from .splice import Redirect
 from .taps import make_tap
 
+_OUT = 50_000
+"""The priority of the redirects out of a host, and the number after it."""
 FAR_END = "the host's own end of it"
 
 
@@ -82,6 +87,10 @@ class AttachedPort(abc.ABC):
     def indexes(self) -> dict[str, int]:
         """The ifindex of each device that may have qdiscs: of packets to the host, and of those from it."""
         return {self.device: self.device_index}
+
+    @abc.abstractmethod
+    def way_out(self) -> dict[str, str | None]:
+        """The ``device`` that has the qdiscs of packets from the host, made now if need be, and its ``entry``."""
 
     def send_per_packet(self) -> None:
         """Have the bridge itself, the network's gateway, send packet by packet while the port is attached."""
@@ -155,6 +164,54 @@ class HostPort(AttachedPort):
         self.gate = veth  # whose egress filters come before its root qdisc
         self.qdisc_reader = tc.qdisc_reader
         self._counted_before = self._counts()
+        self._ifb = devices.way_out_of(ifindex)
+        self._ifb_index = 0
+        """Once known, it stays: tc keeps the indexes of names."""
+        self._has_way_out = False
+
+    @property
+    def indexes(self) -> dict[str, int]:
+        """The veth, and the device on the way out."""
+        return {self.device: self.device_index, self._ifb: self._ifb_index}
+
+    def way_out(self) -> dict[str, str | None]:
+        """An ifb, to which IP packets from the host are redirected when they enter at the veth."""
+        if not self._has_way_out:
+            self._has_way_out = True
+            if not self.released:  # else `resume` does
+                self._lead_out()
+        return {"device": self._ifb, "entry": None}
+
+    def _lead_out(self) -> None:
+        devices.delete_ways_out()
+        try:
+            with Netlink() as here:
+                here.apply([intermediate(self._ifb, self._ifb_index)])
+        except Refused as refused:
+            self._has_way_out = False
+            raise Refused(
+                f"what a host sends beyond the stack passes an ifb here, which this kernel does not make: {refused}. "
+                f"Load it (modprobe ifb) or use --netem carried"
+            ) from None
+        self._ifb_index = index = socket.if_nametoindex(self._ifb)
+        self.undo.callback(_quietly, devices.delete_device, self._ifb)
+        mtu = int((devices.SYS_NET / self.veth / "mtu").read_text())
+        with Netlink() as here:
+            here.apply([without_addresses(index, mtu=mtu, queue_packets=devices.QUEUE_PACKETS), up(index)])
+        self.open_gate()
+        self.undo.callback(self.tc.batch().run, [f"filter delete dev {self.veth} ingress"])
+        self.tc.batch().checked([redirect.put() for redirect in self.outer])
+
+    @property
+    def outer(self) -> list[splice.Redirect]:
+        """IP packets from the host to the ifb, if there is one; ARP enters as ever."""
+        if self.released or not self._has_way_out:
+            return []
+        families = enumerate(("ip", "ipv6"))
+        return [
+            Redirect(source=self.veth, target=self._ifb, at="ingress", protocol=family, priority=_OUT + number)
+            for number, family in families
+        ]
 
     def prepare(self) -> None:
         """Give the veth a queue: Docker's have none."""
@@ -184,6 +241,8 @@ class HostPort(AttachedPort):
         if self.released:
             self.prepare()
             self.released = False
+            if self._has_way_out:
+                self._lead_out()
 
     def counted(self) -> dict[str, int]:
         """Packets that came to the veth since it was attached, and those that it dropped, without its qdiscs' drops.
@@ -251,7 +310,7 @@ class CarriedPort(AttachedPort):
         for device, tap in pairs:
             if self._persistent_taps:
                 make_tap(tap)
-                self.undo.callback(_quietly, devices.delete_tap, tap)
+                self.undo.callback(_quietly, devices.delete_device, tap)
             self.kernel.plug(device, tap, mtu=mtu)
             self.undo.callback(_quietly, self.kernel.unplug, device)
             self.undo.callback(_quietly, self.kernel.ip.run, [f"link set dev {device} down"])
@@ -325,6 +384,10 @@ class CarriedPort(AttachedPort):
         problems += splice.amiss(devices.device(self.gate), master=self.bridge)
         problems += splice.amiss(devices.device(self._end))
         return problems + (splice.amiss(devices.device(self.bridge)) if self.bridge is not None else [])
+
+    def way_out(self) -> dict[str, str | None]:
+        """The device toward the bridge; the one toward the host feeds it."""
+        return {"device": self.entry, "entry": self.device}
 
     def show_queues(self) -> dict[str, str]:
         """Redirect frames of `QUEUE_ETHERTYPE` from a tap to the kernel's clock; returns the tap of each direction.

@@ -17,6 +17,7 @@ from .protocol import Refused
 SYS_NET = Path("/sys/class/net")
 _NET_ADDR_SET, _SIOCGIFADDR = "3", 0x8915  # linux/netdevice.h, linux/sockios.h
 _SIOCGIFCONF, _IFREQ_BYTES = 0x8912, 40  # linux/sockios.h, linux/if.h
+_WAY_OUT = "tbo"
 _IF_INET6 = Path("/proc/net/if_inet6")
 QUEUE_PACKETS = 1000
 """Of each device of ours: a classful qdisc takes its children's length from it, and Docker's veths have none."""
@@ -104,9 +105,9 @@ def own_addresses() -> list[str]:
     """Every address of this machine but loopback's; netdevice(7), SIOCGIFCONF."""
     size = 64 * 1024
     room = ctypes.create_string_buffer(size)
-    asked = struct.pack("iP", size, ctypes.addressof(room))
+    request = struct.pack("iP", size, ctypes.addressof(room))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        used, _ = struct.unpack("iP", fcntl.ioctl(any_socket, _SIOCGIFCONF, asked))
+        used, _ = struct.unpack("iP", fcntl.ioctl(any_socket, _SIOCGIFCONF, request))
     ipv4 = [socket.inet_ntoa(room.raw[at + 20 : at + 24]) for at in range(0, used, _IFREQ_BYTES)]
     rows = [line.split() for line in _IF_INET6.read_text().splitlines()] if _IF_INET6.exists() else []
     ipv6 = [socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0])) for row in rows]
@@ -140,7 +141,22 @@ def have_up(tap: str, *, mtu: int, queue_packets: int) -> None:
         here.apply([without_addresses(index, mtu=mtu, queue_packets=queue_packets), up(index)])
 
 
-def delete_tap(name: str) -> None:
-    """Delete a persistent tap."""
+def way_out_of(ifindex: int) -> str:
+    """The name of the ifb that packets from a host pass; ``ifindex``: of the veth."""
+    return f"{_WAY_OUT}{ifindex}"
+
+
+def delete_ways_out(*veths: int) -> None:
+    """Delete the ifbs of these veths, and of those that are gone, which an agent that was killed has left."""
+    indexes = {index for index, _ in socket.if_nameindex()}
+    for index, name in socket.if_nameindex():
+        number = name.removeprefix(_WAY_OUT)
+        if number != name and number.isdecimal() and (int(number) in veths or int(number) not in indexes):
+            with Netlink() as here:
+                here.apply([delete(index)])
+
+
+def delete_device(name: str) -> None:
+    """Delete a device that was made, such as a persistent tap."""
     with Netlink() as here:
         here.apply([delete(socket.if_nametoindex(name))])

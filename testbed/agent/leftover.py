@@ -11,7 +11,7 @@ from typing import Any
 
 from .batch import Batch
 from .detour import bridge_settings, open_port
-from .devices import SYS_NET
+from .devices import SYS_NET, delete_ways_out
 from .netlink import Netlink, NetlinkRequest, enslave, queue
 
 _OUR_QDISCS = ("root", "clsact", "ingress")
@@ -44,4 +44,5 @@ def put_right(states: Sequence[Mapping[str, Any]], tc: Batch) -> list[str]:
         here.apply(changes)
     # Fails where there is none, which is as good.
     tc.run([f"qdisc delete dev {name} {qdisc}" for name in existing for qdisc in _OUR_QDISCS])
+    delete_ways_out(*(state["ifindex"] for state in existing.values()))
     return list(existing)

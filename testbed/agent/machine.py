@@ -24,7 +24,7 @@ from .processes import reap_until
 
 # In the kernel's root file system: the folder of its memory, and below that this machine's files.
 _SCRATCH, _MACHINE = "/run", "/run/machine"
-_DEVICES = ("veth", "bridge", "tun")
+_DEVICES = ("ifb", "veth", "bridge", "tun")
 _FILES = ("overlay",)  # a host in the files of an image
 _SCHEDULERS = ("sch_netem", "sch_htb", "sch_tbf", "sch_ingress")
 _CLASSIFIERS = ("cls_u32", "cls_flower", "cls_bpf")

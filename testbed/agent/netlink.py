@@ -88,6 +88,12 @@ def cable(name: str, index: int, peer: str, peer_index: int, *, mtu: int) -> Net
     return NetlinkRequest(f"cable {name} to {peer}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, 0) + attributes)
 
 
+def intermediate(name: str, index: int) -> NetlinkRequest:
+    """Create an ifb: what is redirected to it passes its qdiscs and goes on from there (ifb.c). Index 0: any."""
+    attributes = _text(_IFLA_IFNAME, name) + _attribute(_IFLA_LINKINFO, _text(_INFO_KIND, "ifb"))
+    return NetlinkRequest(f"ifb {name}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, 0) + attributes)
+
+
 def up(index: int) -> NetlinkRequest:
     """Set a device up."""
     return NetlinkRequest(f"device {index} up", _RTM_NEWLINK, 0, _link(index, _IFF_UP))

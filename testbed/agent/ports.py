@@ -69,6 +69,7 @@ class AttachedPorts:
             "store": self._tc.store,
             "try_program": self.try_program,
             "own_addresses": devices.own_addresses,
+            "way_out": self.way_out,
             "per_packet_from_gateway": self.per_packet_from_gateway,
             "heal": self.heal,
             "sweep": self.sweep,
@@ -214,6 +215,10 @@ class AttachedPorts:
             if not port.released:
                 port.release()
         return {"released": [port.name for port in existing]}
+
+    def way_out(self, *, port: str) -> dict[str, str | None]:
+        """See `AttachedPort.way_out`."""
+        return self._existing(port, ()).way_out()
 
     def per_packet_from_gateway(self, *, port: str) -> None:
         """See `AttachedPort.send_per_packet`."""

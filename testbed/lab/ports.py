@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from testbed.errors import (
     AgentError,
-    EnvironmentUnfitError,
     ImpairmentNotAppliedError,
     LabError,
 )
@@ -152,12 +151,9 @@ class Port:
         )
 
     def way_out(self) -> Port:
-        """The port of the other direction, out of the host. Raises EnvironmentUnfitError if it has none."""
-        if self.entry is None:
-            raise EnvironmentUnfitError(
-                f"what `{self.ref.host}` sends beyond the stack is impaired by a carried kernel alone: --netem carried"
-            )
-        other = replace(self, ref=replace(self.ref, out=True), device=self.entry, entry=self.device, gateway=None)
+        """The port of the other direction, out of the host. Raises AgentError if it cannot have one."""
+        place = self.channel.call("way_out", port=self.name)
+        other = replace(self, ref=replace(self.ref, out=True), gateway=None, **place)
         return replace(other, rooted=False, watched=False, refused=0, rewritten=0, sources={})
 
     def let_go(self) -> None:
@@ -376,7 +372,8 @@ class Ports:
                 port.channel.call("per_packet_from_gateway", port=port.name)
             else:
                 self.per_packet.want(hosts[ref.src], ref.senders_port, port.sources[ref].ifindex)
-            self.per_packet.want(hosts[ref.dst], ref.receivers_port, port.ifindex)
+            own = replace(port.ref, out=False)
+            self.per_packet.want(hosts[own.host], own, port.ifindex)
         if port.released:
             # With its root qdisc: a device that gets one while packets pass loses some.
             answer = self.tc(port, [] if port.rooted else qdisc.root(port.device), resume=True)

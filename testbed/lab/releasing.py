@@ -36,4 +36,4 @@ def release(ports: Ports, elsewhere: Elsewhere, hosts: Mapping[str, Host], *, bu
         for port in together:
             if port.name in done:
                 port.let_go()
-    ports.per_packet.give_back(hosts, but={port for ref in using for port in (ref.senders_port, ref.receivers_port)})
+    ports.per_packet.give_back(hosts, but={*kept, *(ref.senders_port for ref in using)})

@@ -211,9 +211,9 @@ class Outside:
 
     def answered_s(self, lab: Lab, count: int = 5) -> float:
         """The least time that an answer took, asked from the service; seconds."""
-        asked = lab.host("api").run(["python3", "-c", _ASK, self.address, "7000", str(count)], timeout="20s")
-        assert asked.ok, asked.stderr
-        return min(map(float, asked.stdout.split()))
+        done = lab.host("api").run(["python3", "-c", _ASK, self.address, "7000", str(count)], timeout="20s")
+        assert done.ok, done.stderr
+        return min(map(float, done.stdout.split()))
 
 
 @pytest.fixture
@@ -276,8 +276,8 @@ def test_an_outside_that_is_cut_off_leaves_the_service_to_this_process(
 ) -> None:
     lab.impair("api -> localhost", delay="20ms")
     lab.cut("api -> outside")
-    asked = lab.host("api").run(["python3", "-c", _ASK.replace("=5)", "=1)"), outside.address, "7000", "1"])
-    assert "timed out" in asked.stderr
+    done = lab.host("api").run(["python3", "-c", _ASK.replace("=5)", "=1)"), outside.address, "7000", "1"])
+    assert "timed out" in done.stderr
     assert 0.02 <= least(session, lab, "api", count=3) < 0.1
     lab.verifier.verify()
     assert {seen.link: bool(seen.met_packets) for seen in lab.ledger.evidence} == {

@@ -158,7 +158,7 @@ CASES: dict[str, Case] = {
     "link: a range": Case("has 1 replicas", words="client[1..2000000000] -> server=delay=1ms"),
     "link: an escape": Case("\\x1b[31m", words="\x1b[31mclient -> server=delay=1ms"),
     "link: a port": Case("a -> server tcp/80", words="client -> server:80=delay=1ms"),
-    "link: the machine": Case("the machine itself", words="localhost -> server=delay=1ms"),
+    "link: the machine": Case("the machine itself", words="127.0.0.1 -> server=delay=1ms"),
     "words: deep": Case(DEEP, words="client -> server=[" + "[" * 3000),
     "words: no YAML": Case("'[{': line 2: not YAML", words="client -> server=[{"),
     "words: a recursive step": Case("an alias of something that it is a part of", words="client -> server=[&a [*a]]"),

@@ -86,14 +86,14 @@ def test_addresses_that_two_links_share_are_refused() -> None:
 
 def test_what_to_know_of_names_and_of_another_machine_is_told() -> None:
     names, machine = LinkRef("api", "db", "lan", Traffic("udp", 53)), LinkRef("localhost", "api", "lan", beyond="src")
-    asked = dict.fromkeys((names, machine), CLEAN)
+    impairments = dict.fromkeys((names, machine), CLEAN)
     of_names = (
         "api -> db udp/53: the engine's resolver answers inside each container, so looking up a name crosses no link"
     )
-    (told,) = notes(asked, machine_is_ours=True)
-    assert told.startswith(of_names)
-    told, through = notes(asked, machine_is_ours=False)
-    assert told.startswith(of_names)
+    (note,) = notes(impairments, machine_is_ours=True)
+    assert note.startswith(of_names)
+    note, through = notes(impairments, machine_is_ours=False)
+    assert note.startswith(of_names)
     assert through.startswith("localhost -> api: localhost is all that comes through the engine's machine")
 
 
