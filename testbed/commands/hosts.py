@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from testbed.backends.docker.lab import ComposeLab
 from testbed.commands.console import write
 from testbed.commands.labs import OwnStack, own_stack_options, running, running_or_own
 from testbed.commands.options import (
@@ -58,6 +59,8 @@ def in_host(lab: Lab, impaired: Sequence[str], host: str, argv: Sequence[str]) -
                 for applied in request.impair(lab):
                     undo.callback(lab.impairer.clear, applied.link)
             undo.pop_all()
+        if isinstance(lab, ComposeLab) and lab.stack.outlives_us:
+            lab.leave()  # other commands may use it meanwhile
         return place.interact(argv)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,34 @@ def test_hosts_are_parted_until_they_are_healed(project: Path, command: list[str
         assert wrong.returncode == 2
         assert "host 'clint': unknown" in wrong.stderr
         assert "host 'srver': unknown" in wrong.stderr
+
+
+def test_commands_that_overlap_leave_what_the_other_did(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "testbed.commands.cli", *arguments]
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(command, cwd=project, text=True, **pipes)
+
+    assert cli("up", cwd=project).returncode == 0
+    with begin("exec", "client", "--", "sh", "-c", "echo on; cat") as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "on\n"
+        impaired = cli("impair", "client -> server", "delay=30ms", cwd=project)
+        assert impaired.returncode == 0, impaired.stderr
+        assert program.communicate("off", timeout=60)[0] == "off"
+    assert [link["asked"] for link in shown(project)] == [{"delay": "30ms"}]
+
+    monkeypatch.chdir(project)
+    first = ComposeLab()
+    assert first.take_up()
+    with begin("impair", "server -> client", "delay=20ms") as second:
+        assert second.stderr is not None
+        assert "waiting for another testbed command" in second.stderr.readline()
+        first.impair("client -> server", delay="10ms")
+        first.leave()
+        _, problem = second.communicate(timeout=60)
+        assert second.returncode == 0, problem
+    assert [link["asked"] for link in shown(project)] == [{"delay": "10ms"}, {"delay": "20ms"}]
 
 
 def test_a_host_that_is_killed_and_restarted_is_ready_and_impaired_again(project: Path, stack: ComposeLab) -> None:

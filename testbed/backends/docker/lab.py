@@ -16,7 +16,7 @@ from docker.models.containers import Container
 
 from testbed import reading
 from testbed.backends import onlyone
-from testbed.backends.docker import images
+from testbed.backends.docker import images, turn
 from testbed.backends.docker.agents import Agents
 from testbed.backends.docker.engine import RUN_LABEL, Engine, refusals_raised
 from testbed.backends.docker.hosts import ComposeHost
@@ -91,6 +91,8 @@ class ComposeLab(StackLab[ComposeHost]):
         self._config: dict[str, Any] | None = None
         self._topology: Topology | None = None
         self._warned: set[str] = set()
+        self._turn = contextlib.ExitStack()
+        """While this process uses a stack that stays."""
         self._original: dict[int, Any] = {}
         """The original state of every port that an agent attached, forgotten ones included, to restore it."""
 
@@ -199,9 +201,11 @@ class ComposeLab(StackLab[ComposeHost]):
     def take_up(self) -> bool:
         """Find the stack that another process brought up from the same Compose file and left; False if none is up.
 
-        From then on this lab owns it: `leave` it, or take it `down`.
+        From then on this lab owns it: `leave` it, or take it `down`. Another process that wants it waits until then.
+        Raises UserError if another one has it for a minute.
         """
         stack = self.stack
+        self._turn.enter_context(turn.take(stack.name, say=self._say))
         for agent in self.engine.containers(testbed_stack=stack.name, testbed_role="ports"):
             if not any(run.stays and run.id == agent.labels.get(RUN_LABEL) for run in stack.left()):
                 continue  # a process uses it, or it was never wholly up
@@ -212,6 +216,7 @@ class ComposeLab(StackLab[ComposeHost]):
             self.agent_container = agent
             kill = partial(self.engine.remove, agent)
             self._agent = channel = Channel(self.engine.attach(agent), name="agent", kill=kill)
+            self._undo.callback(self._turn.close)
             self._undo.callback(self.forget)
             self._undo.callback(self._remove_stack)
             self._undo.callback(self._end_agent, channel)
@@ -227,6 +232,7 @@ class ComposeLab(StackLab[ComposeHost]):
             }
             self.ports.take_up(kept["ports"], channel)
             return True
+        self._turn.close()
         return False
 
     def leave(self) -> None:
@@ -251,6 +257,7 @@ class ComposeLab(StackLab[ComposeHost]):
             host.close()
         self._undo.pop_all()
         self._agent = None
+        self._turn.close()
 
     @refusals_raised()
     def down(self) -> None:
