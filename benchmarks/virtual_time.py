@@ -1,6 +1,7 @@
 """pytest in virtual time: wall time of whole processes, start included, and whether two runs are the same.
 
-The suites wait for an idle day, and exchange a message every two seconds over a bad link, for an hour and for a day.
+The suites wait for an idle day; exchange a message every two seconds over a bad link, for an hour and for a day; and
+exchange 20 messages under a thousand seeds, on two kernels; with ``--quick`` under a hundred, and no day.
 Times are of this machine as it is: beside other work they grow, processor time less than wall time.
 """
 
@@ -23,6 +24,10 @@ from tests.lab.programs import exchange_project
 IDLE_DAY_S, HOUR_S, DAY_S = 2.0, 5.0, 60.0
 """Bounds: wall time."""
 
+SEED_S = 0.3
+"""Bound: wall time of each of a thousand seeds, which two kernels share."""
+
+_SEEDS, _QUICK_SEEDS, _JOBS = 1000, 100, 2
 _DEADLINE_S = 900.0
 _EVERY_S = 2
 _IDLE = """
@@ -48,6 +53,7 @@ def measure(report: Report) -> None:
         for hours, _ in ((1, HOUR_S), *days):
             text = exchange_project.test_of(count=hours * 3600 // _EVERY_S, every_s=_EVERY_S)
             (folder / f"test_{hours}h.py").write_text(text, encoding="utf-8")
+        _measure_seeds(report, folder, _QUICK_SEEDS if report.quick else _SEEDS)
         report.say("an idle day")
         report.check(
             Check(name="an idle day", value=_run(report, folder, "test_idle.py")[0], bound=IDLE_DAY_S, unit="s")
@@ -63,6 +69,21 @@ def measure(report: Report) -> None:
         )
 
 
+def _measure_seeds(report: Report, folder: Path, seeds: int) -> None:
+    """A two-host test under many seeds; each must have been run."""
+    text = exchange_project.test_of(count=20, every_s=0.5).replace('"lossy-latency"', 'loss="5%", delay="60ms"')
+    (folder / "test_seeds.py").write_text(text, encoding="utf-8")
+    report.say(f"{seeds} seeds on {_JOBS} kernels")
+    began = time.monotonic()
+    words = ("--testbed-seeds", f"1..{seeds}", "--testbed-jobs", str(_JOBS))
+    output = _pytest(report, folder, *words, "test_seeds.py")
+    name = f"{seeds} seeds of 20 messages, 5 % loss, 60 ms"
+    report.check(Check(name=name, value=time.monotonic() - began, bound=seeds * SEED_S, unit="s"))
+    if f" of {seeds} seeds fail" not in output:
+        raise BenchmarkError(f"not every seed was run:\n{output}")
+    shutil.rmtree(folder / "report", ignore_errors=True)
+
+
 def _days(report: Report, folder: Path, days: tuple[tuple[int, float], ...]) -> list[tuple[int, float, float]]:
     measured = []
     for hours, bound_s in days:
@@ -73,22 +94,29 @@ def _days(report: Report, folder: Path, days: tuple[tuple[int, float], ...]) -> 
 
 def _run(report: Report, folder: Path, suite: str) -> tuple[float, dict[str, bytes]]:
     """Wall time of a run, and what it wrote."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("COMPOSE_FILE", "PYTEST_ADDOPTS")}
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--virtual-time"]
-    argv += ["--testbed-seed", "7", "--testbed-capture", "always", suite]
-    began, before_s = time.monotonic(), _processor_s()
-    done = subprocess.run(
-        argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_DEADLINE_S
-    )
+    began = time.monotonic()
+    _pytest(report, folder, "--testbed-seed", "7", "--testbed-capture", "always", suite)
     wall_s = time.monotonic() - began
-    report.note(f"{suite}: {wall_s:.2f} s of wall time, {_processor_s() - before_s:.2f} s of processor time")
-    if done.returncode:
-        raise BenchmarkError(f"`{' '.join(argv)}` failed with status {done.returncode}:\n{done.stdout}\n{done.stderr}")
     written = {
         str(path.relative_to(folder)): path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()
     }
     shutil.rmtree(folder / "report", ignore_errors=True)  # an idle test writes none
     return wall_s, written
+
+
+def _pytest(report: Report, folder: Path, *words: str) -> str:
+    """Run pytest in virtual time; returns its output. Raises BenchmarkError if a test fails."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("COMPOSE_FILE", "PYTEST_ADDOPTS")}
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--virtual-time", *words]
+    began, before_s = time.monotonic(), _processor_s()
+    done = subprocess.run(
+        argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_DEADLINE_S
+    )
+    wall_s = time.monotonic() - began
+    report.note(f"{words[-1]}: {wall_s:.2f} s of wall time, {_processor_s() - before_s:.2f} s of processor time")
+    if done.returncode:
+        raise BenchmarkError(f"`{' '.join(argv)}` failed with status {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
 
 
 def _processor_s() -> float:

@@ -139,6 +139,7 @@ def _run(machine: Mapping[str, Any]) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     out = os.open(_KEPT / STAGE / STDOUT, flags)
     err = out if machine["one_output"] else os.open(_KEPT / STAGE / STDERR, flags)
-    program = booting.start(machine, stdout=out, stderr=err)
+    staged = {variable: str(_KEPT / STAGE / name) for variable, name in machine["staged"].items()}
+    program = booting.start({**machine, "environment": {**machine["environment"], **staged}}, stdout=out, stderr=err)
     program.returncode = reap_until(program.pid)
     return program.returncode

@@ -14,23 +14,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import testbed.agent
 from testbed import kernel
 from testbed.errors import EnvironmentUnfitError
 from testbed.kernel import building, bytecode
+from testbed.kernel.building import VirtualKernel
 from testbed.kernel.progress import Progress, Spinning
 
 _MEMORY = "3G"  # an upper limit: what is not used is not taken
 _START_NS = 1_800_000_000 * 10**9  # 2027-01-15: in 1970 some programs refuse to work
 _POLL_S = 0.02
+_EVENTS = "events"
+_KEEPING = threading.Lock()  # several kernels at once may have the same folders
 _VOLATILE = {
     "_", "SHLVL", "OLDPWD", "PWD", "WINDOWID", "SSH_AUTH_SOCK", "SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY", "DISPLAY",
     "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST", "DOCKER_CONTEXT", "INVOCATION_ID", "JOURNAL_STREAM", "TERM_SESSION_ID",
@@ -39,6 +43,8 @@ _VOLATILE = {
 """Variables that differ from one terminal to the next, or name what is not in the kernel."""
 INSIDE = "TESTBED_VIRTUAL_TIME"
 """The variable that is set for programs in such a kernel."""
+EVENTS = "TESTBED_EVENTS"
+"""The variable that names the file of `Outputs.event`."""
 ADDITIONS = "PYTEST_ADDOPTS"
 LAB_OPTIONS = ("--lab", "local", "--netem", "host")
 """The one lab, and the one netem, that there are inside."""
@@ -60,6 +66,33 @@ class Outputs:
     """Folders that are empty for the program at its start, and whose content is put here at its end."""
     files: Sequence[Path] = ()
     """Files that are put here at its end."""
+    event: Callable[[str], None] | None = None
+    """Takes each line that the program writes to a file of its own, as it comes."""
+
+
+class _Target(Protocol):
+    """What takes output."""
+
+    def write(self, content: bytes, /) -> object:
+        """Take more of it."""
+
+    def flush(self) -> object:
+        """Pass on what was taken."""
+
+
+class _Lines:
+    """Passes on whole lines."""
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        self._take, self._begun = take, b""
+
+    def write(self, content: bytes, /) -> None:
+        *lines, self._begun = (self._begun + content).split(b"\n")
+        for line in lines:
+            self._take(line.decode())
+
+    def flush(self) -> None:
+        """Nothing waits but a line that is not whole."""
 
 
 def is_inside() -> bool:
@@ -86,20 +119,20 @@ def run(
     stdout: BinaryIO,
     stderr: BinaryIO,
     spin_limit_s: float,
+    stop: threading.Event | None = None,
 ) -> int:
     """Run a program so, and relay its output; returns its exit status.
 
     The program has this terminal's size, and its colours where it has any.
 
     ``environment``: additions to this process's. ``spin_limit_s``: a program that burns so much processor time while
-    the clock stands still is ended by SIGFPE, so that Python prints its stack.
+    the clock stands still is ended by SIGFPE, so that Python prints its stack. ``stop``: another thread sets it to end
+    the kernel early.
 
     Raises UserError and EnvironmentUnfitError if there is no kernel, it does not start, or it does not run to its end.
     Output that was written until then is kept.
     """
-    virtual_kernel = building.ensure(say)
-    root = kernel.ensure_root(say)
-    compiled = bytecode.ensure(say)
+    virtual_kernel, root, compiled = prepare(say)
     with ExitStack() as stack:
         stage = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testbed-virtual-")))
         kept = stage / "out"
@@ -109,7 +142,10 @@ def run(
         kept.mkdir(exist_ok=True)
         one_output = _same_file(stdout, stderr)
         names = ("stdout",) if one_output else ("stdout", "stderr")
-        for name in (*names, "console"):
+        relays: dict[str, _Target] = dict(zip(names, (stdout, stderr), strict=False))
+        if outputs.event is not None:
+            relays[_EVENTS] = _Lines(outputs.event)
+        for name in (*relays, "console"):
             (stage / name).touch()
         machine = {
             "kernel": str(virtual_kernel.path),
@@ -126,6 +162,7 @@ def run(
             "written": [str(folder.absolute()) for folder in outputs.folders],
             "files": [str(file.absolute()) for file in outputs.files],
             "one_output": one_output,
+            "staged": {} if outputs.event is None else {EVENTS: _EVENTS},
             "environment": {
                 **{name: value for name, value in os.environ.items() if name not in _VOLATILE},
                 **_FIXED,
@@ -134,9 +171,10 @@ def run(
             },
         }
         try:
-            spun = _watched(machine, stage, dict(zip(names, (stdout, stderr), strict=False)), spin_limit_s)
+            spun = _watched(machine, stage, relays, spin_limit_s, stop or threading.Event())
         finally:
-            _keep(kept, outputs)
+            with _KEEPING:
+                _keep(kept, outputs)
         status = stage / "status"
         if not status.exists():
             raise EnvironmentUnfitError(
@@ -148,6 +186,14 @@ def run(
         return int(status.read_text(encoding="utf-8"))
 
 
+def prepare(say: Callable[[str], None]) -> tuple[VirtualKernel, Path, Path]:
+    """The kernel, the root file system that it starts from, and the layer of compiled modules; made if missing.
+
+    Raises UserError and EnvironmentUnfitError.
+    """
+    return building.ensure(say), kernel.ensure_root(say), bytecode.ensure(say)
+
+
 def _terminal(stdout: BinaryIO) -> dict[str, str]:
     """What programs are told of the terminal: they write to a file."""
     size = shutil.get_terminal_size()
@@ -157,7 +203,9 @@ def _terminal(stdout: BinaryIO) -> dict[str, str]:
     return {**known, "PY_COLORS": "1", "FORCE_COLOR": "1", "TTY_INTERACTIVE": "0"}  # the latter: rich, nothing moves
 
 
-def _watched(machine: Mapping[str, object], stage: Path, relays: Mapping[str, BinaryIO], limit_s: float) -> str | None:
+def _watched(
+    machine: Mapping[str, object], stage: Path, relays: Mapping[str, _Target], limit_s: float, stop: threading.Event
+) -> str | None:
     """Run the machine, relay its output meanwhile; returns what is to be told of a program that spun."""
     spun: Spinning | None = None
     with ExitStack() as stack:
@@ -181,7 +229,7 @@ def _watched(machine: Mapping[str, object], stage: Path, relays: Mapping[str, Bi
                 while chunk := source.read(65536):
                     target.write(chunk)
                     target.flush()
-            if over:
+            if over or stop.is_set():
                 break
             spun = progress.check() or spun
             time.sleep(_POLL_S)

@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """With --virtual-time: run the session in a kernel whose clock is simulated, not here."""
+    """With --virtual-time: run the session in kernels whose clocks are simulated, not here."""
     if not config.getoption("--virtual-time"):
         return None
     from testbed.pytest import virtual
@@ -76,10 +76,16 @@ def pytest_configure(config: pytest.Config) -> None:
         from testbed.pytest import passes
 
         passes.listen(config)
-    elif worker is None and (several := state.seeds_of(config)) is not None:
+        return
+    share = config.stash.get(state.SHARE, None)
+    if share is not None:
+        from testbed.pytest.inside import Worker
+
+        config.pluginmanager.register(Worker(config, share))
+    if (worker is None or share is not None) and (several := state.seeds_of(config)) is not None:
         from testbed.pytest import seeds
 
-        config.pluginmanager.register(seeds.Seeds(config, several), "testbed-seeds")
+        seeds.register(config, several)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -269,7 +275,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("testbed could not start the stack", red=True)
         terminalreporter.write_line(not_up)
     problems = config.stash[state.PROBLEMS]
-    if problems and workers.worker_of(config) is None and config.pluginmanager.has_plugin("dsession"):
+    elsewhere = any(map(config.pluginmanager.has_plugin, ("dsession", state.KERNELS)))
+    if problems and workers.worker_of(config) is None and elsewhere:
         markers.tell_problems(config, problems)  # of the workers, which cannot print
 
 

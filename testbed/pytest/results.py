@@ -42,6 +42,11 @@ def prepare(session: pytest.Session) -> None:
     config = session.config
     if config.option.collectonly or is_told(config) or not any(map(needs_lab, session.items)):
         return  # one that is told has a file of its own for each pass, and the usual one is another run's
+    make_room(config)
+
+
+def make_room(config: pytest.Config) -> None:
+    """Take an earlier run's results away; note a problem if new ones cannot be written."""
     from testbed import writing
 
     below = config.invocation_params.dir
@@ -55,6 +60,14 @@ def prepare(session: pytest.Session) -> None:
 
 def _why(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def of_lost(report: pytest.TestReport, seed: int) -> dict[str, Any]:
+    """The result of a test whose process died."""
+    from testbed.evidence.results import Attempt, TestResult
+
+    lost = Attempt(seed=seed, outcome=Verdict.FAILS, reason=report.longreprtext)
+    return TestResult(id=report.nodeid, attempts=[lost]).as_json()
 
 
 class ResultsFile:
@@ -78,10 +91,7 @@ class ResultsFile:
         """Write what a test's last report brings."""
         result = getattr(report, "testbed_result", None)
         if result is None and str(report.when) == "???":  # pytest-xdist's of a worker that died: it may have had a lab
-            from testbed.evidence.results import Attempt, TestResult
-
-            lost = Attempt(seed=self._config.stash[SEED], outcome=Verdict.FAILS, reason=report.longreprtext)
-            result = TestResult(id=report.nodeid, attempts=[lost]).as_json()
+            result = of_lost(report, self._config.stash[SEED])
         if result is not None:
             self._tests.pop(result["id"], None)
             self._tests[result["id"]] = result

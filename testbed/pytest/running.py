@@ -206,7 +206,8 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     # This also heals the impairments of a test that uses `stack` alone.
     lab.lifecycle.begin(f"{run.seed}:{_seeded_by(item)}", requests.links)
     if (mode := config.getoption("--testbed-capture")) != "never":
-        folder = config.invocation_params.dir / "report" / "captures" / keeping.file_name(id_of(item))
+        name = id_of(item) if config.getoption("--testbed-seeds") is None else f"{id_of(item)} (seed {run.seed})"
+        folder = config.invocation_params.dir / "report" / "captures" / keeping.file_name(name)
         run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.invocation_params.dir)
         lab.impairer.putting = captures.putting
     try:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from testbed.evidence.verdict import Verdict
-from testbed.pytest import running, state
+from testbed.pytest import state
 from testbed.pytest.again import afresh
-from testbed.pytest.markers import id_of
 
 if TYPE_CHECKING:
-    from testbed.pytest.shrinking import Crash, Shrunk
+    from testbed.pytest.shrinking import Crash
 
 SCHEMA = "testbed-seeds/1"
+_OUTPUT_SMALLER = "testbed_smaller"
 _MOST_NAMED = 20
 _MOST_METRICS = 8
 _CONFIDENCE = 0.95
@@ -34,15 +35,13 @@ class Outcomes:
     """One test's, by seed."""
 
     replay: str = ""
-    """Repeats the run with the smallest failing seed."""
+    """Repeats the run with the smallest failing seed, of those that ended by themselves."""
     failed: list[int] = field(default_factory=list)
     invalid: list[int] = field(default_factory=list)
     runs: int = 0
     """Those that count: without the invalid ones."""
     metrics: dict[str, Spread] = field(default_factory=dict)
-    first: tuple[pytest.Item, Crash] | None = None
-    """The smallest seed's failure."""
-    shrunk: Shrunk | None = None
+    shrunk: Smaller | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -60,8 +59,19 @@ class Outcomes:
             "interval": {"confidence": _CONFIDENCE, "low": self.interval[0], "high": self.interval[1]},
             "replay": self.replay or None,
             "metrics": {name: vars(spread) for name, spread in self.metrics.items()},
-            "shrunk": None if self.shrunk is None else self.shrunk.as_json(),
+            "shrunk": None if self.shrunk is None else self.shrunk.content,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smaller:
+    """A failure made smaller: `testbed.pytest.shrinking.Shrunk`, as one process tells it another."""
+
+    seed: int
+    lines: list[str]
+    """For the terminal."""
+    content: dict[str, Any]
+    """For the file."""
 
 
 @dataclass
@@ -83,17 +93,39 @@ class Spread:
         return f"median {middle}, 5 to 95% of seeds {low} to {high}, all {least} to {most}"
 
 
-class Seeds:
+@dataclass
+class _Run:
+    """A test under one seed."""
+
+    worst: Verdict | None = None
+    replay: str = ""
+    over: bool = False
+
+
+def register(config: pytest.Config, seeds: range) -> None:
+    """Have the tests run under these seeds, here unless kernels run them; and counted, unless this is one of those."""
+    share = config.stash.get(state.SHARE, None)
+    if share is not None:
+        config.pluginmanager.register(Loop(config, share.of_seeds(seeds), done=share.done))
+        return
+    config.pluginmanager.register(Counts(config, seeds), state.COUNTS)
+    if not config.pluginmanager.has_plugin(state.KERNELS):
+        config.pluginmanager.register(Loop(config, seeds))
+
+
+class Loop:
     """Takes the place of pytest's own loop over the tests."""
 
-    def __init__(self, config: pytest.Config, seeds: range) -> None:
+    def __init__(self, config: pytest.Config, seeds: range, *, done: int = 0) -> None:
+        """``done``: number of runs that were done before."""
         from testbed.pytest.shrinking import Tries
 
         self._config = config
         self._seeds = seeds
-        self._tests: dict[str, Outcomes] = {}
-        self._running: Outcomes = Outcomes()
+        self._done = done
         self._worst: Verdict | None = None
+        self._first: dict[str, tuple[pytest.Item, int, Crash]] = {}
+        """The failure of each test's smallest seed."""
         self._tries = Tries(config)
         config.pluginmanager.register(self._tries, "testbed-tries")
 
@@ -105,7 +137,8 @@ class Seeds:
         if session.config.option.collectonly:
             return True
         for item, seed in self._until_stopped(session):
-            self._count(item, seed)
+            if self._worst is Verdict.FAILS and self._tries.crash is not None:
+                self._first.setdefault(item.nodeid, (item, seed, self._tries.crash))
         if not session.shouldstop:
             self._shrink(state.shrink_tries(self._config))
         if session.shouldfail:
@@ -116,83 +149,141 @@ class Seeds:
 
     def _until_stopped(self, session: pytest.Session) -> Iterator[tuple[pytest.Item, int]]:
         """Each run of a test, when it has ended."""
+        done = self._done
         for seed in self._seeds:
+            if done >= len(session.items):
+                done -= len(session.items)
+                continue
             self._config.stash[state.SEED] = seed
-            for item, following in afresh(session):
-                self._running, self._worst = self._tests.setdefault(id_of(item), Outcomes()), None
+            for item, following in islice(afresh(session), done, None):
+                self._worst = None
                 self._tries.begin()
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 yield item, seed
                 if session.shouldfail or session.shouldstop:
                     return
+            done = 0
 
-    def _count(self, item: pytest.Item, seed: int) -> None:
-        of_test = self._running
-        if self._worst is Verdict.INVALID:
-            of_test.invalid.append(seed)
-            return
-        of_test.runs += 1
-        if self._worst is Verdict.FAILS:
-            of_test.failed.append(seed)
-            lab = running.lab_on(item)
-            if lab is not None and not of_test.replay:
-                of_test.replay = running.replay_command(item, lab)
-            if of_test.first is None and self._tries.crash is not None:
-                of_test.first = item, self._tries.crash
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note the outcome."""
+        self._worst = self._worst or _verdict(report)
 
     def _shrink(self, most_tries: int) -> None:
         """Make the failure of each test's smallest failing seed smaller, unless a debugger is to see failures."""
         if not most_tries or self._config.getoption("usepdb", False):
             return
-        for outcomes in self._tests.values():
-            if outcomes.first is not None and not outcomes.first[0].session.shouldstop:
-                item, crash = outcomes.first
-                outcomes.shrunk = self._tries.shrink(item, outcomes.failed[0], crash, most_tries)
+        for name, (item, seed, crash) in self._first.items():
+            if item.session.shouldstop:
+                return
+            if (shrunk := self._tries.shrink(item, seed, crash, most_tries)) is not None:
+                self._tell(name, Smaller(seed=seed, lines=shrunk.lines(), content=shrunk.as_json()))
+
+    def _tell(self, name: str, smaller: Smaller) -> None:
+        counts: Counts | None = self._config.pluginmanager.get_plugin(state.COUNTS)
+        if counts is not None:
+            counts.smaller(name, smaller)
+        else:  # it is outside: see `Counts.hear`
+            vars(self._config)["workeroutput"].setdefault(_OUTPUT_SMALLER, {})[name] = vars(smaller)
+
+
+def _verdict(report: pytest.TestReport) -> Verdict | None:
+    """Of a phase that did not pass."""
+    if not report.failed:
+        return None
+    return Verdict.INVALID if getattr(report, "testbed_verdict", None) == Verdict.INVALID.of("test") else Verdict.FAILS
+
+
+class Counts:
+    """Counts what is reported, wherever the tests are run."""
+
+    def __init__(self, config: pytest.Config, seeds: range) -> None:
+        self._config = config
+        self._seeds = seeds
+        self._runs: dict[str, dict[int, _Run]] = {}
+        """By test and seed."""
+        self._metrics: dict[str, dict[str, Spread]] = {}
+        """By test and name."""
+        self._smaller: dict[str, Smaller] = {}
+
+    def smaller(self, name: str, smaller: Smaller) -> None:
+        """Take the failure of a test, made smaller; the smallest seed's is kept."""
+        known = self._smaller.get(name)
+        if known is None or smaller.seed < known.seed:
+            self._smaller[name] = smaller
+
+    def hear(self, output: Mapping[str, Any]) -> None:
+        """Take what a kernel tells at its end."""
+        for name, words in output.get(_OUTPUT_SMALLER, {}).items():
+            self.smaller(name, Smaller(**words))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the outcome, and keep the results of runs that did not pass, each under a name of its own."""
-        if report.failed:
-            invalid = getattr(report, "testbed_verdict", None) == Verdict.INVALID.of("test")
-            self._worst = self._worst or (Verdict.INVALID if invalid else Verdict.FAILS)
+        seed = getattr(report, "testbed_seed", self._config.stash[state.SEED])  # a kernel's report has it
+        run = self._runs.setdefault(report.nodeid, {}).setdefault(seed, _Run())
+        run.worst = run.worst or _verdict(report)
+        run.over = run.over or report.when not in ("setup", "call")
         result = getattr(report, "testbed_result", None)
         if result is not None:
-            seed = self._config.stash[state.SEED]
-            if self._worst is not Verdict.INVALID:
-                self._measure(seed, result["metrics"])
-            kept = {**result, "id": f"{result['id']} (seed {seed})"} if self._worst is not None else None
+            if run.worst is not Verdict.INVALID:
+                self._measure(report.nodeid, seed, result["metrics"])
+            run.replay = result["replay"]
+            kept = {**result, "id": f"{result['id']} (seed {seed})"} if run.worst is not None else None
             vars(report).update(testbed_result=kept)
 
-    def _measure(self, seed: int, metrics: list[Mapping[str, Any]]) -> None:
+    def _measure(self, name: str, seed: int, metrics: list[Mapping[str, Any]]) -> None:
         from statistics import median
 
+        of_test = self._metrics.setdefault(name, {})
         for metric in metrics:
-            spread = self._running.metrics.setdefault(
-                metric["name"], Spread(unit=metric["unit"], group=metric["group"])
-            )
+            spread = of_test.setdefault(metric["name"], Spread(unit=metric["unit"], group=metric["group"]))
             spread.by_seed[seed] = median(metric["values"])
+
+    def _outcomes(self) -> dict[str, Outcomes]:
+        """Of each test, whose runs may have ended in any order."""
+        outcomes = {}
+        for name, runs in self._runs.items():
+            over = {seed: run for seed, run in sorted(runs.items()) if run.over}
+            failed = [seed for seed, run in over.items() if run.worst is Verdict.FAILS]
+            invalid = [seed for seed, run in over.items() if run.worst is Verdict.INVALID]
+            outcomes[name] = Outcomes(
+                replay=next(filter(None, (over[seed].replay for seed in failed)), ""),  # a kernel that died told none
+                failed=failed,
+                invalid=invalid,
+                runs=len(over) - len(invalid),
+                metrics={
+                    metric: replace(spread, by_seed=dict(sorted(spread.by_seed.items())))
+                    for metric, spread in self._metrics.get(name, {}).items()
+                },
+                shrunk=self._smaller.get(name),
+            )
+        return outcomes
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write what is known. An error of writing is told, and changes nothing else."""
         from testbed.writing import make_room, write_whole
 
-        if not self._tests:
+        if not self._runs:
             return
-        path = session.config.rootpath / "report" / "seeds.json"
-        tests = {name: outcomes.as_json() for name, outcomes in self._tests.items()}
+        folder = session.config.invocation_params.dir
+        path = folder / "report" / "seeds.json"
+        tests = {name: outcomes.as_json() for name, outcomes in self._outcomes().items()}
         content = {"schema": SCHEMA, "seeds": [self._seeds[0], self._seeds[-1]], "tests": tests}
         try:
-            make_room(path, session.config.rootpath)
-            write_whole(path, json.dumps(content), below=session.config.rootpath)
+            make_room(path, folder)
+            write_whole(path, json.dumps(content), below=folder)
         except OSError as error:
             state.told_at_close(session.config, f"{path}: not written: {error.strerror or error}")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """For each test: how many seeds fail, of how many; and how to repeat the smallest."""
         terminalreporter.section(f"testbed: seeds {self._seeds[0]} to {self._seeds[-1]}")
-        for name, outcomes in self._tests.items():
+        for name, outcomes in self._outcomes().items():
             for line in summary(name, outcomes):
                 terminalreporter.write_line(line)
+            if left := len(self._seeds) - outcomes.runs - len(outcomes.invalid):
+                terminalreporter.write_line(f"  seeds that were not run to their end: {left}")
 
 
 def summary(name: str, outcomes: Outcomes) -> list[str]:
@@ -207,7 +298,7 @@ def summary(name: str, outcomes: Outcomes) -> list[str]:
             more = f" and {len(seeds) - _MOST_NAMED} more" if len(seeds) > _MOST_NAMED else ""
             lines.append(f"  {word} seeds: {', '.join(map(str, seeds[:_MOST_NAMED]))}{more}")
     lines += [f"  {outcomes.replay}"] if outcomes.replay else []
-    lines += [f"  {line}" for line in outcomes.shrunk.lines()] if outcomes.shrunk is not None else []
+    lines += [f"  {line}" for line in outcomes.shrunk.lines] if outcomes.shrunk is not None else []
     own = {metric: spread for metric, spread in outcomes.metrics.items() if spread.group not in AUTOMATIC}
     lines += [f"  {metric}: {spread.describe()}" for metric, spread in list(own.items())[:_MOST_METRICS]]
     return lines

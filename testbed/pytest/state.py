@@ -19,6 +19,7 @@ from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
+    from testbed.pytest.share import Share
 
 WRONG_USE = 2
 """The exit status where the machine, the Compose file or the markers are at fault, and no test."""
@@ -53,6 +54,12 @@ WARNED: pytest.StashKey[dict[str, None]] = pytest.StashKey()
 """Compose's warnings of its file, each once; shown at the end."""
 PROBLEMS: pytest.StashKey[list[str]] = pytest.StashKey()
 SEED: pytest.StashKey[int] = pytest.StashKey()
+SHARE: pytest.StashKey[Share] = pytest.StashKey()
+"""What this session runs, if it is one of several in kernels with a simulated clock."""
+KERNELS = "testbed-kernels"
+"""The plugin of the session outside these."""
+COUNTS = "testbed-seeds"
+"""The plugin that counts outcomes by seed."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -112,6 +119,11 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="TRIES",
         help="run a test that fails under one of --testbed-seeds at most so many times more, to make its failure "
         "smaller (default: 100 with --virtual-time, else 0)",
+    )
+    group.addoption(
+        "--testbed-jobs",
+        metavar="N",
+        help="with --virtual-time: divide the seeds of --testbed-seeds among N kernels at once (default: 1)",
     )
     group.addoption(
         "--virtual-time",
@@ -240,6 +252,19 @@ def shrink_tries(config: pytest.Config) -> int:
     return int(text)
 
 
+def jobs_of(config: pytest.Config) -> int:
+    """Number of kernels that seeds are divided among. Raises UserError."""
+    text = config.getoption("--testbed-jobs")
+    if text is None:
+        return 1
+    if not (text.isdecimal() and int(text)):
+        raise UserError(f"--testbed-jobs={shown(text)}: write a number of kernels, as in 2")
+    for option in ("--testbed-seeds", "--virtual-time"):
+        if not config.getoption(option):
+            raise UserError(f"--testbed-jobs={shown(text)}: it divides seeds among kernels; add {option}")
+    return int(text)
+
+
 def _workers(config: pytest.Config) -> object:
     return getattr(config.option, "numprocesses", None)
 
@@ -282,6 +307,7 @@ def option_problems(config: pytest.Config) -> list[str]:
     ]
     checks += [(seeds_of, config)] if config.getoption("--testbed-seeds") is not None else []
     checks += [(shrink_tries, config)] if config.getoption("--testbed-shrink") is not None else []
+    checks += [(jobs_of, config)] if config.getoption("--testbed-jobs") is not None else []
     problems: list[str] = []
     for check, value in checks:
         try:

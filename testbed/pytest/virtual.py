@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,31 +15,69 @@ import pytest
 from testbed.backends.outside import images_of
 from testbed.errors import TestbedError, UserError
 from testbed.kernel import virtual
-from testbed.pytest import state
+from testbed.pytest import inside, state
+from testbed.pytest.kernels import Kernels, RunKernel
+from testbed.pytest.share import ALONE, Share
 
 _INTERRUPTED = 2  # pytest's
 
 
 def run_again(config: pytest.Config) -> int | None:
-    """Run this session in the kernel, and return its exit status; None in that kernel."""
+    """Run this session in the kernel, and return its exit status; None in that kernel, or where several share it."""
     if virtual.is_inside():
+        inside.take(config)
         return None
-    try:
-        with ExitStack() as undo:
-            return _run_again(config, undo)
-    except TestbedError as error:
-        sys.stderr.write(f"testbed: {error}\n")
-        return state.WRONG_USE
-    except KeyboardInterrupt:
-        sys.stderr.write("testbed: interrupted; the kernel with the simulated clock was ended\n")
-        return _INTERRUPTED
+    with ExitStack() as undo:
+        try:
+            seed, limit_s = _check(config)
+            _say(f"virtual time, seed {seed}")
+            run = _prepared(config, seed, limit_s, undo)
+            if (shares := _shares(config)) is None:
+                return run(None, _say, None)
+        except TestbedError as error:
+            sys.stderr.write(f"testbed: {error}\n")
+            return state.WRONG_USE
+        except KeyboardInterrupt:
+            sys.stderr.write("testbed: interrupted; the kernel with the simulated clock was ended\n")
+            return _INTERRUPTED
+        inside.alone(config)
+        vars(config.option).update(
+            lab="local", netem="host", testbed_seed=None if config.option.testbed_seeds else seed
+        )
+        config.pluginmanager.register(Kernels(config, shares, run=run, say=_say, undo=undo.pop_all()), state.KERNELS)
+    return None
 
 
-def _run_again(config: pytest.Config, undo: ExitStack) -> int:
-    seed, limit_s = _check(config)
-    _say(f"virtual time, seed {seed}")
+def _shares(config: pytest.Config) -> list[Share] | None:
+    """What several kernels are to run; None for one kernel, whose session prints by itself."""
+    if config.option.collectonly:
+        return None
+    if workers := _workers(config):
+        return [
+            Share(worker=f"gw{number}", number=number, count=workers, dist=_dist(config)) for number in range(workers)
+        ]
+    seeds = state.seeds_of(config)
+    jobs = min(state.jobs_of(config), len(seeds or ()))
+    # What a test sees must not depend on the number of kernels.
+    return [Share(worker=ALONE, number=number, count=jobs) for number in range(jobs)] if jobs > 1 else None
+
+
+def _workers(config: pytest.Config) -> int:
+    """Number of workers, as pytest-xdist would start them."""
+    number = getattr(config.option, "numprocesses", None)
+    if number in ("auto", "logical"):
+        number = config.hook.pytest_xdist_auto_num_workers(config=config)
+    most = getattr(config.option, "maxprocesses", None)
+    return min(number, most) if number and most else number or 0
+
+
+def _dist(config: pytest.Config) -> str:
+    return config.option.dist if config.option.dist != "no" else "load"
+
+
+def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack) -> RunKernel:
+    """All that is made outside; returns what runs a share of this session, or the whole of it."""
     seeded = () if state.seeds_of(config) is not None else ("--testbed-seed", str(seed))
-    additions = shlex.join((*virtual.LAB_OPTIONS, *seeded))
     images = images_of(
         state.compose_files(config),
         profiles=config.getoption("--compose-profile"),
@@ -46,17 +85,37 @@ def _run_again(config: pytest.Config, undo: ExitStack) -> int:
         say=_say,
         undo=undo,
     )
-    return virtual.run(
-        _command_line(config),
-        seed=seed,
-        cwd=config.invocation_params.dir,
-        outputs=virtual.Outputs(folders=_folders(config), files=_files(config)),
-        environment={**images, virtual.ADDITIONS: f"{os.environ.get(virtual.ADDITIONS, '')} {additions}".strip()},
-        say=_say,
-        stdout=sys.stdout.buffer,
-        stderr=sys.stderr.buffer,
-        spin_limit_s=limit_s,
-    )
+    virtual.prepare(_say)
+
+    def run(
+        share: Share | None,
+        say: Callable[[str], None],
+        event: Callable[[str], None] | None,
+        stop: threading.Event | None = None,
+    ) -> int:
+        additions = [*virtual.LAB_OPTIONS, *seeded]
+        environment = {}
+        if share is not None:
+            additions += ["-p", "no:terminal"]
+            environment = share.variables(seed)
+        words = shlex.join(additions)
+        environment[virtual.ADDITIONS] = f"{os.environ.get(virtual.ADDITIONS, '')} {words}".strip()
+        return virtual.run(
+            _command_line(config),
+            seed=seed if share is None else share.seed(seed),
+            cwd=config.invocation_params.dir,
+            outputs=virtual.Outputs(
+                folders=_folders(config), files=_files(config) if share is None else (), event=event
+            ),
+            environment={**images, **environment},
+            say=say,
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr.buffer,
+            spin_limit_s=limit_s,
+            stop=stop,
+        )
+
+    return run
 
 
 def _say(text: str) -> None:
@@ -75,10 +134,10 @@ def _check(config: pytest.Config) -> tuple[int, float]:
         value = config.getoption(option)
         if value not in ("auto", possible) and any(text.partition("=")[0] == option for text in given):
             problems.append(virtual.only(option, value, possible))
-    if getattr(config.option, "numprocesses", None):
-        problems.append(
-            f"-n {config.option.numprocesses}: a kernel with a simulated clock has one processor; leave -n out"
-        )
+    if getattr(config.option, "dist", "no") == "each":
+        problems.append("--dist each: a kernel of each worker runs tests of its own; leave it out")
+    if not getattr(config.option, "numprocesses", None) and getattr(config.option, "tx", None):
+        problems.append("--tx: kernels with a simulated clock are of this machine; write -n NUMBER")
     limit_s = 0.0
     try:
         limit_s = parse_time(config.getoption("--virtual-time-spin"), name="--virtual-time-spin")

@@ -75,4 +75,4 @@ def tell_controller(config: pytest.Config) -> None:
     output: dict[str, object] = config.workeroutput  # type: ignore[attr-defined]  # xdist's
     output[_OUTPUT_WARNED] = [*config.stash[WARNED]]
     if NOT_UP in config.stash:
-        output[_OUTPUT_NOT_UP] = (config.stash[NOT_UP], config.stash[UNFIT])
+        output[_OUTPUT_NOT_UP] = ([*config.stash[NOT_UP].items()], config.stash[UNFIT])  # JSON has no key None

@@ -122,16 +122,28 @@ def test_two_runs_of_a_seed_are_the_same_to_the_last_bit_and_another_seed_differ
     assert time.monotonic() - began < 3 * 86400 / 100
 
 
-def test_a_seed_that_fails_among_others_fails_alone(folder: Path) -> None:
-    """A message that is lost and sent again takes 200 ms more; so does the same one in the same seed."""
-    suite = exchange_project.test_of(count=4, every_s=5)
+def test_a_seed_that_fails_in_one_of_two_kernels_fails_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that is lost and sent again takes 200 ms more; so does the same one in the same seed.
+
+    And a kernel that dies, because a test spins, fails that seed alone.
+    """
+    spins = "    while os.environ.get('SPINS') and pytestconfig.stash[SEED] == 3:\n        pass\n"
+    suite = exchange_project.test_of(count=4, every_s=5).replace("(lab):\n", f"(lab, pytestconfig):\n{spins}")
+    suite = f"import os\nfrom testbed.pytest.state import SEED\n{suite}"
     (folder / "test_seeds.py").write_text(f"{suite}    assert max(map(int, done.stdout.split())) < 200_000_000\n")
-    done = run(folder, "--testbed-seeds", "1..10", "--testbed-shrink", "0", "test_seeds.py")
-    (seeds,) = re.findall(r"failing seeds: (.+)\n", done.stdout)
-    failing = seeds.split(", ")
+    monkeypatch.setenv("SPINS", "1")
+    seeds = ("--testbed-seeds", "1..10", "--testbed-jobs", "2", "--testbed-shrink", "0", "--virtual-time-spin", "2s")
+    done = run(folder, *seeds, "--junitxml", "junit.xml", "test_seeds.py")
+    monkeypatch.delenv("SPINS")
+    assert "kernel gw0 ended while it ran this test: a program spun: " in done.stdout
+    (named,) = re.findall(r"failing seeds: (.+)\n", done.stdout)
+    failing = named.split(", ")
     assert f"{len(failing)} of 10 seeds fail" in done.stdout
-    assert len(failing) < 10
-    assert f"pytest test_seeds.py::test_messages --testbed-seed {failing[0]} --virtual-time\n" in done.stdout
+    assert (folder / "junit.xml").read_text().count("<testcase ") == 10
+    failing.remove("3")
+    assert 0 < len(failing) < 9
+    assert len([*(folder / "report" / "captures").iterdir()]) == len(failing)
+    assert f"pytest test_seeds.py::test_messages --testbed-seed {failing[0]} --virtual-time " in done.stdout
     passing = next(seed for seed in map(str, range(1, 11)) if seed not in failing)
     assert [run(folder, "--testbed-seed", seed, "test_seeds.py").returncode for seed in (failing[0], passing)] == [1, 0]
 

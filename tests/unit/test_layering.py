@@ -224,12 +224,15 @@ ONLY_IN: dict[str, set[str]] = {
             f"testbed.pytest.{name}"
             for name in (
                 "again",
+                "inside",
+                "kernels",
                 "markers",
                 "passes",
                 "results",
                 "running",
                 "scopes",
                 "seeds",
+                "share",
                 "shrinking",
                 "stacks",
                 "state",

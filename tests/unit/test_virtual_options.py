@@ -18,7 +18,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_all_that_does_not_go_together_is_told_at_once(tmp_path: Path) -> None:
     done = run(
-        tmp_path, "--lab", "compose", "--netem=carried", "-n2", "--virtual-time-spin", "3", "--testbed-seed", "x"
+        tmp_path, "--lab", "compose", "--netem=carried", "--tx=popen", "--virtual-time-spin", "3", "--testbed-seed", "x"
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -26,7 +26,7 @@ def test_all_that_does_not_go_together_is_told_at_once(tmp_path: Path) -> None:
         "testbed: --testbed-seed='x': not a whole number",
         "--lab 'compose': --virtual-time has --lab local alone; leave --lab out, or leave --virtual-time out",
         "--netem 'carried': --virtual-time has --netem host alone; leave --netem out, or leave --virtual-time out",
-        "-n 2: a kernel with a simulated clock has one processor; leave -n out",
+        "--tx: kernels with a simulated clock are of this machine; write -n NUMBER",
         '--virtual-time-spin=3: a duration needs a unit; write --virtual-time-spin="3ms" or "3s"',
     ]
 
