@@ -209,6 +209,13 @@ def _claims() -> Iterator[str]:
         yield from (inspect.cleandoc(claim.how).replace("``", "`"), "")
 
 
+def _schema(name: str) -> Iterator[str]:
+    printed = CliRunner().invoke(_group(), ["schema", name], standalone_mode=False)
+    if printed.exception is not None:
+        raise printed.exception
+    yield from ("```json", printed.stdout, "```", "")
+
+
 # --- Markdown -------------------------------------------------------------------------------------
 
 
@@ -233,4 +240,6 @@ PARTS: dict[str, Callable[[], Iterator[str]]] = {
     "profiles": _profiles,
     "results": _results,
     "claims": _claims,
+    "schema-profile": lambda: _schema("profile"),
+    "schema-compose": lambda: _schema("compose"),
 }

@@ -21,6 +21,7 @@ from testbed.commands import (
     machine,
     paper,
     results,
+    schema,
     stack,
 )
 from testbed.commands.console import ERR
@@ -78,7 +79,8 @@ def cli() -> None:
     """Network regression testing for programs that run in containers."""
 
 
-for _module in (stack, hosts, links, machine, paper, results, baseline, kernel, ab, envelope, compare, init, clean):
+_TESTS = (paper, results, baseline, ab, envelope, compare)
+for _module in (stack, hosts, links, machine, *_TESTS, kernel, init, clean, schema):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 
