@@ -13,6 +13,7 @@ from testbed.commands import (
     baseline,
     clean,
     compare,
+    completion,
     envelope,
     hosts,
     init,
@@ -80,7 +81,7 @@ def cli() -> None:
 
 
 _TESTS = (paper, results, baseline, ab, envelope, compare)
-for _module in (stack, hosts, links, machine, *_TESTS, kernel, init, clean, schema):
+for _module in (stack, hosts, links, machine, *_TESTS, kernel, init, clean, schema, completion):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

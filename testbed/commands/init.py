@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -134,13 +135,24 @@ def _write(files: Mapping[Path, str], instead: str) -> None:
         if _exists(path):
             problems.append(f"{path} is there already, and is not overwritten: remove it, {instead}")
     problems.tell()  # before a folder is made
-    for path in files:
-        attempt(path, partial(make_room, path, here))
-    problems.tell()
-    for path, text in files.items():
-        attempt(path, partial(write_whole, path, text, below=here))
+    with ExitStack() as undo:
+        for folder in sorted({folder for path in files for folder in path.parents if not folder.exists()}):
+            undo.callback(_remove_if_empty, folder)
+        for path in files:
+            attempt(path, partial(make_room, path, here))
         problems.tell()
+        for path, text in files.items():
+            attempt(path, partial(write_whole, path, text, below=here))
+            problems.tell()
+            undo.callback(path.unlink)
+        undo.pop_all()
+    for path in files:
         write(str(path))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # it was not made, or something is in it
+        folder.rmdir()
 
 
 def _exists(path: Path) -> bool:

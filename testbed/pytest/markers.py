@@ -157,7 +157,7 @@ def tell_problems(config: pytest.Config, problems: list[str]) -> str:
     terminal.section("testbed: the tests ask for what cannot be", red=True)
     for problem in problems:
         terminal.write_line(problem, red=True)
-    return "nothing was started"
+    return "nothing was started; `pytest --testbed-help` shows what tests may write"
 
 
 def wanted(item: pytest.Item | pytest.Collector, lab_of_it: Callable[[], Lab]) -> Wanted:

@@ -9,6 +9,7 @@ small modules only; hooks and fixtures import labs, and whatever needs a library
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """With --virtual-time: run the session in kernels whose clocks are simulated, not here."""
+    """With --virtual-time: run the session in kernels whose clocks are simulated, not here. Or show our help."""
+    if config.getoption("--testbed-help"):
+        from testbed.pytest import helping
+
+        pytest_configure(config)  # which declares the markers
+        sys.stdout.write(f"{helping.text(config, {f.__name__: f for f in (lab, stack, stacks, profile, at_most)})}\n")
+        return 0
     if not config.getoption("--virtual-time"):
         return None
     from testbed.pytest import virtual

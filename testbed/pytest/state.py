@@ -182,6 +182,7 @@ def add_options(parser: pytest.Parser) -> None:
         default=[],
         help="give each link that a marker impairs another value of a word, as in loss=3%%; repeatable",
     )
+    group.addoption("--testbed-help", action="store_true", help="show what tests may write, and end")
     group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`, `envelope`
 
 

@@ -163,3 +163,12 @@ def test_what_needs_a_running_stack_refuses_the_local_lab_and_says_why(command: 
     assert done.exit_code == 2
     assert "a local lab ends with the command that started it" in done.stderr
     assert "`testbed prove` start one" in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_our_words_by_what_we_print(shell: str) -> None:
+    printed = CliRunner().invoke(cli, ["completion", shell], standalone_mode=False)
+    assert f"_TESTBED_COMPLETE={shell}_complete" in printed.stdout
+    environment = {"_TESTBED_COMPLETE": "bash_complete", "COMP_WORDS": "testbed pro", "COMP_CWORD": "1"}
+    completed = CliRunner().invoke(cli, [], prog_name="testbed", env=environment)
+    assert completed.stdout.splitlines() == ["plain,profiles", "plain,prove"]

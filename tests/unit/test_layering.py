@@ -224,6 +224,7 @@ ONLY_IN: dict[str, set[str]] = {
             f"testbed.pytest.{name}"
             for name in (
                 "again",
+                "helping",
                 "inside",
                 "kernels",
                 "markers",

@@ -610,3 +610,10 @@ def test_a_worker_says_what_it_waits_for_on_the_controllers_terminal(
     monkeypatch.setattr(capture, "global_and_fixture_disabled", nullcontext)
     state.sayer(pytestconfig)("starting")
     assert capsys.readouterr().err == "testbed: gw3: starting\n"
+
+
+def test_what_tests_may_write_is_shown_on_one_page_and_nothing_runs(project: pytest.Pytester) -> None:
+    result = run(project, "def test_it(): assert False", "--testbed-help")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*@pytest.mark.impair(*", "Markers:", "  stack_each(*", "  lab", "  delay *"])
+    result.stdout.no_fnmatch_line("*test_it*")
