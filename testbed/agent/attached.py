@@ -7,16 +7,19 @@ veth is spliced through a carried kernel, which has the qdiscs (`CarriedPort`; s
 from __future__ import annotations
 
 import abc
+import itertools
 import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from . import devices, offloads, splice
 from .batch import Batch
 from .carried import CLOCK_DEVICE, FRAME_BYTES, QUEUE_ETHERTYPE, CarriedKernel
 from .detour import Detour
+from .leftover import stages_of
 from .localtc import LocalTc
 from .netlink import Netlink, intermediate, up, without_addresses
 from .protocol import Refused
@@ -26,6 +29,8 @@ from .taps import make_tap
 
 _OUT = 50_000
 """The priority of the redirects out of a host, and the number after it."""
+_STAGES = itertools.count()
+"""Of their devices' names: a long-lived tc keeps the ifindex of a name that it has met (iproute2, ll_map.c)."""
 FAR_END = "the host's own end of it"
 
 
@@ -36,9 +41,11 @@ class AttachedPort(abc.ABC):
     resumes_first: ClassVar[bool]
     """Whether `resume` comes before the port's root qdisc is made, or after."""
     device: str
-    """The device that has the qdiscs."""
+    """The device that has the senders' qdiscs."""
     device_index: int
     """Its ifindex, in the kernel that has it."""
+    last: str | None = None
+    """The device that has the qdiscs behind those, which all senders share, if the port is `staged`."""
     kernel: CarriedKernel | None = None
     """The carried kernel that has the device; None if it is this machine's own."""
     gate: str
@@ -61,6 +68,7 @@ class AttachedPort(abc.ABC):
         """Whether packets bypass us; what takes time to prepare is kept, for `resume`."""
         self.undo = ExitStack()
         self._before_gateway: dict[str, bool] | None = None
+        self._last_index = 0
 
     @abc.abstractmethod
     def prepare(self) -> None:
@@ -86,7 +94,7 @@ class AttachedPort(abc.ABC):
     @property
     def indexes(self) -> dict[str, int]:
         """The ifindex of each device that may have qdiscs: of packets to the host, and of those from it."""
-        return {self.device: self.device_index}
+        return {self.device: self.device_index, **({} if self.last is None else {self.last: self._last_index})}
 
     @abc.abstractmethod
     def way_out(self) -> dict[str, str | None]:
@@ -132,6 +140,7 @@ class AttachedPort(abc.ABC):
         """Where its qdiscs are, what the network's gateway is, and how the veth was before: the reply to ``attach``."""
         return {
             "device": self.device,
+            "last": self.last,
             "entry": self.entry,
             "kernel": self.kernel.name if self.kernel else None,
             "released": self.released,
@@ -139,6 +148,51 @@ class AttachedPort(abc.ABC):
             "mtu": int((devices.SYS_NET / self.veth / "mtu").read_text()),
             "found": self.before,
         }
+
+    def make_stage(self) -> None:
+        """Move the senders' qdiscs to an ifb device of their own, so that others can come behind them.
+
+        ::
+
+            ▶ last: clsact ─▶ stage: htb, a netem per sender ─▶ last: root, shared by the senders ▶ host
+
+        The device that had the qdiscs loses them, and what waits there. Raises Refused if there is no ifb.
+        """
+        if self.last is not None:
+            return
+        last, stage = self.device, f"{stages_of(self.ifindex)}{next(_STAGES)}"
+        stage_index = self._add_ifb(stage)
+        try:
+            self.qdisc_tc.run([f"qdisc delete dev {last} root"])  # fails if there is none, which is as good
+            self.qdisc_tc.checked([splice.staged(last, stage).put()])
+        except Refused:
+            self._delete_ifb(stage)
+            raise
+        self._last_index, self.device_index = self.device_index, stage_index
+        self.device, self.last = stage, last
+        self.undo.callback(_quietly, self.remove_stage)
+
+    def remove_stage(self) -> None:
+        """Undo `make_stage`, if the port is staged. The device has no qdiscs then."""
+        if self.last is None:
+            return
+        stage, last = self.device, self.last
+        self.device, self.device_index, self.last = last, self._last_index, None
+        self.qdisc_tc.run([splice.staged(last, stage).delete(), f"qdisc delete dev {last} root"])
+        self._delete_ifb(stage)
+
+    @property
+    def staging(self) -> list[splice.Redirect]:
+        """The redirect to the stage, if there is one."""
+        return [] if self.last is None else [splice.staged(self.last, self.device)]
+
+    @abc.abstractmethod
+    def _add_ifb(self, name: str) -> int:
+        """Create an ifb device, up, in the kernel that has the qdiscs; its ifindex. Raises Refused."""
+
+    @abc.abstractmethod
+    def _delete_ifb(self, name: str) -> None:
+        """Delete it."""
 
     def open_gate(self) -> None:
         """Make sure that filters can be put at its gate."""
@@ -171,8 +225,8 @@ class HostPort(AttachedPort):
 
     @property
     def indexes(self) -> dict[str, int]:
-        """The veth, and the device on the way out."""
-        return {self.device: self.device_index, self._ifb: self._ifb_index}
+        """The veth, the device on the way out, and the stage."""
+        return {**super().indexes, self._ifb: self._ifb_index}
 
     def way_out(self) -> dict[str, str | None]:
         """An ifb, to which IP packets from the host are redirected when they enter at the veth."""
@@ -200,10 +254,15 @@ class HostPort(AttachedPort):
             here.apply([without_addresses(index, mtu=mtu, queue_packets=devices.QUEUE_PACKETS), up(index)])
         self.open_gate()
         self.undo.callback(self.tc.batch().run, [f"filter delete dev {self.veth} ingress"])
-        self.tc.batch().checked([redirect.put() for redirect in self.outer])
+        self.tc.batch().checked([redirect.put() for redirect in self._out])
 
     @property
     def outer(self) -> list[splice.Redirect]:
+        """What leads to the ifb on the way out, and to the stage."""
+        return [*self._out, *self.staging]
+
+    @property
+    def _out(self) -> list[splice.Redirect]:
         """IP packets from the host to the ifb, if there is one; ARP enters as ever."""
         if self.released or not self._has_way_out:
             return []
@@ -243,6 +302,26 @@ class HostPort(AttachedPort):
             self.released = False
             if self._has_way_out:
                 self._lead_out()
+
+    def devices_amiss(self) -> list[str]:
+        """What is wrong with its veth, and its stage."""
+        return super().devices_amiss() + ([] if self.last is None else splice.amiss(devices.device(self.device)))
+
+    def _add_ifb(self, name: str) -> int:
+        mtu = int((devices.SYS_NET / self.veth / "mtu").read_text())
+        with Netlink() as here:
+            try:
+                here.apply([intermediate(name, 0)])
+            except Refused as refused:
+                raise Refused(f"this machine's kernel makes no ifb device ({refused}): modprobe ifb") from None
+            index = socket.if_nametoindex(name)
+            here.apply([without_addresses(index, mtu=mtu, queue_packets=devices.QUEUE_PACKETS), up(index)])
+        self.open_gate()
+        return index
+
+    def _delete_ifb(self, name: str) -> None:
+        if devices.index_of(name) is not None:
+            devices.delete_device(name)
 
     def counted(self) -> dict[str, int]:
         """Packets that came to the veth since it was attached, and those that it dropped, without its qdiscs' drops.
@@ -300,8 +379,8 @@ class CarriedPort(AttachedPort):
 
     @property
     def indexes(self) -> dict[str, int]:
-        """Both devices."""
-        return {self.device: self.device_index, self.entry: self._entry_index}
+        """Both devices, and the stage."""
+        return {**super().indexes, self.entry: self._entry_index}
 
     def prepare(self) -> None:
         """Plug two devices into the kernel and splice them there; the port is released until `resume`."""
@@ -363,8 +442,21 @@ class CarriedPort(AttachedPort):
 
     @property
     def inner(self) -> list[splice.Redirect]:
-        """Both ways between its two devices."""
-        return splice.joined(self.device, self.entry)
+        """Both ways between its two devices, and to its stage."""
+        return [*splice.joined(self._outlet, self.entry), *self.staging]
+
+    @property
+    def _outlet(self) -> str:
+        """The device that sends to the host."""
+        return self.last or self.device
+
+    def _add_ifb(self, name: str) -> int:
+        make = f"link add name {name} txqueuelen {devices.QUEUE_PACKETS} type ifb"
+        (links,) = self.kernel.ip.checked([make, f"link set dev {name} up", f"link show dev {name}"]).shown
+        return int(links[0]["ifindex"])
+
+    def _delete_ifb(self, name: str) -> None:
+        self.kernel.ip.run([f"link delete dev {name}"])
 
     @property
     def outer(self) -> list[splice.Redirect]:
@@ -387,7 +479,7 @@ class CarriedPort(AttachedPort):
 
     def way_out(self) -> dict[str, str | None]:
         """The device toward the bridge; the one toward the host feeds it."""
-        return {"device": self.entry, "entry": self.device}
+        return {"device": self.entry, "entry": self._outlet}
 
     def show_queues(self) -> dict[str, str]:
         """Redirect frames of `QUEUE_ETHERTYPE` from a tap to the kernel's clock; returns the tap of each direction.
@@ -402,8 +494,8 @@ class CarriedPort(AttachedPort):
     @property
     def _to_clock(self) -> dict[str, splice.Redirect]:
         return {
-            way: splice.Redirect(source=device, target=CLOCK_DEVICE, protocol=f"{QUEUE_ETHERTYPE:#x}", priority=1)
-            for way, device in (("to_host", self.entry), ("from_host", self.device))
+            way: replace(redirect, target=CLOCK_DEVICE, protocol=f"{QUEUE_ETHERTYPE:#x}", priority=1)
+            for way, redirect in zip(("from_host", "to_host"), splice.joined(self._outlet, self.entry), strict=True)
         }
 
     def passed(self) -> dict[str, dict[str, int]]:

@@ -12,9 +12,14 @@ from typing import Any
 from .batch import Batch
 from .detour import bridge_settings, open_port
 from .devices import SYS_NET, delete_ways_out
-from .netlink import Netlink, NetlinkRequest, enslave, queue
+from .netlink import Netlink, NetlinkRequest, delete, enslave, queue
 
 _OUR_QDISCS = ("root", "clsact", "ingress")
+
+
+def stages_of(ifindex: int) -> str:
+    """What the names of a port's ifb devices begin with: see `attached.AttachedPort.make_stage`."""
+    return f"tbs{ifindex}."
 
 
 def state_of(veth: str, ifindex: int) -> dict[str, Any]:
@@ -33,13 +38,14 @@ def put_right(states: Sequence[Mapping[str, Any]], tc: Batch) -> list[str]:
     """Restore the state of the veths that still exist; returns their names. ``states``: see `state_of`."""
     names = dict(socket.if_nameindex())
     existing = {names[state["ifindex"]]: state for state in states if state["ifindex"] in names}
-    bridges = {name: index for index, name in names.items()}
+    indexes = {name: index for index, name in names.items()}
     changes = list[NetlinkRequest]()
     for state in existing.values():
         index = state["ifindex"]
         changes.append(queue(index, state["queue_packets"]))
-        if (bridge := bridges.get(state["bridge"] or "")) is not None:
+        if (bridge := indexes.get(state["bridge"] or "")) is not None:
             changes += [enslave(index, bridge), open_port(index, state["settings"])]
+        changes += [delete(stage) for name, stage in indexes.items() if name.startswith(stages_of(index))]
     with Netlink() as here:
         here.apply(changes)
     # Fails where there is none, which is as good.

@@ -26,7 +26,7 @@ from .processes import reap_until
 _SCRATCH, _MACHINE = "/run", "/run/machine"
 _DEVICES = ("ifb", "veth", "bridge", "tun")
 _FILES = ("overlay",)  # a host in the files of an image
-_SCHEDULERS = ("sch_netem", "sch_htb", "sch_tbf", "sch_ingress")
+_SCHEDULERS = ("sch_netem", "sch_htb", "sch_tbf", "sch_ingress", "sch_codel", "sch_fq_codel", "sch_cake", "sch_red")
 _CLASSIFIERS = ("cls_u32", "cls_flower", "cls_bpf")
 _ACTIONS = ("act_mirred", "act_gact", "act_pedit", "act_skbedit")
 _MOUNTS = {"/run": "tmpfs", **booting.MOUNTS}

@@ -33,14 +33,19 @@ def amiss(ports: Mapping[str, AttachedPort | None], kernels: KernelPool, tc: Bat
                 problems[port.name].append(f"the carried kernel {kernel.name} stands still: its process is stopped")
             continue
         shown = _shown(kernel.tc, [redirect for port in carried for redirect in port.inner])
-        links = kernel.links(redirect.source for port in carried for redirect in port.inner)
+        links = kernel.links(dict.fromkeys(name for port in carried for name in _devices(port)))
         for port in carried:
-            for name in dict.fromkeys(redirect.source for redirect in port.inner):
+            for name in _devices(port):
                 if links[name] != "up":
                     problems[port.name].append(f"{name} in the carried kernel is {links[name]}")
             problems[port.name] += splice.missing(port.inner, shown)
     names = {port.name for port in present}
     return {name: {"amiss": texts, "gone": name not in names} for name, texts in problems.items()}
+
+
+def _devices(port: AttachedPort) -> list[str]:
+    """Its devices in its carried kernel."""
+    return list(dict.fromkeys(name for redirect in port.inner for name in (redirect.source, redirect.target)))
 
 
 def _shown(tool: Batch, redirects: Sequence[splice.Redirect]) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class AttachedPorts:
             "boot": self.boot,
             "attach": self.attach,
             "release": self.release,
+            "stage": self.stage,
             "tc": self.tc,
             "sides": self.sides,
             "carried": self.carried,
@@ -215,6 +216,19 @@ class AttachedPorts:
             if not port.released:
                 port.release()
         return {"released": [port.name for port in existing]}
+
+    def stage(self, *, port: str, staged: bool) -> dict[str, Any]:
+        """Give a port a device of its own for the senders' qdiscs, or take it away: see `AttachedPort.make_stage`.
+
+        Returns where its qdiscs are now, as `attach`.
+        """
+        self._bury()
+        attached = self._existing(port, ())
+        if staged:
+            attached.make_stage()
+        else:
+            attached.remove_stage()
+        return attached.where()
 
     def way_out(self, *, port: str) -> dict[str, str | None]:
         """See `AttachedPort.way_out`."""

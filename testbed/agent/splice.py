@@ -13,6 +13,7 @@ from typing import Any
 # The priority of unconditional redirects; the rejecting filters of a gate, and ARP's at a veth, come before them.
 _LAST_PRIORITY = 60_000
 _INGRESS = "parent ffff:"  # of the ingress qdisc
+_CLSACT_INGRESS = "ingress"
 IFF_UP = 0x1  # linux/if.h
 
 
@@ -39,6 +40,10 @@ class Redirect:
             f"filter add dev {self.source} {self.at} protocol {self.protocol} prio {self.priority} u32"
             f" match u32 {self.match} {self.first}action mirred {self.into} redirect dev {self.target}"
         )
+
+    def delete(self) -> str:
+        """The line that removes it, with others of its priority."""
+        return f"filter delete dev {self.source} {self.at} protocol {self.protocol} prio {self.priority}"
 
     def show(self) -> str:
         """The line that reads it back, with others."""
@@ -70,9 +75,21 @@ class Redirect:
         return f"the redirect of {packets} from {self.source} to {self.target}"
 
 
-def joined(one: str, other: str) -> list[Redirect]:
-    """Redirects of all packets that enter at one device to the other, both ways."""
-    return [Redirect(source=one, target=other), Redirect(source=other, target=one)]
+def joined(device: str, entry: str) -> list[Redirect]:
+    """Redirects of all packets that enter at one device of a carried port to the other, both ways.
+
+    The one that has the qdiscs has a clsact qdisc, for `staged`.
+    """
+    return [Redirect(source=device, target=entry, at=_CLSACT_INGRESS), Redirect(source=entry, target=device)]
+
+
+def staged(last: str, first: str) -> Redirect:
+    """The redirect of what leaves through ``last`` to the ifb device ``first``, which sends it to ``last`` again.
+
+    It passes this filter once: ifb marks what it sends (drivers/net/ifb.c, tc_skip_classify), and a filter's action
+    does nothing to a packet that is marked so (net/sched/act_api.c, tcf_action_exec).
+    """
+    return Redirect(source=last, target=first, at="egress")
 
 
 def past(gate: str, veth: str) -> list[Redirect]:

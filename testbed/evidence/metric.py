@@ -24,6 +24,8 @@ AUTOMATIC = {
     "goodput": "TCP payload that a host received from another, per second that the test's programs ran in either",
     "tcp": "segments that each host sent, and sent again",
     "netem": "packets that netem dropped on each impaired link",
+    "queue": "packets that the queue of each bottleneck dropped, and marked (ECN)",
+    "traffic": "payload of each flow of lab.traffic that arrived, per second",
 }
 """The groups of metrics that come by themselves, and what is in them. Each such metric's name begins with its group."""
 LEAST_EFFECT = 0.05

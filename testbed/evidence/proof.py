@@ -119,8 +119,37 @@ class AtTaps:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueueCounts:
+    """What a bottleneck has counted since it was made."""
+
+    sent_packets: int
+    sent_bytes: int
+    """Ethernet headers included."""
+    dropped_packets: int
+    """By the queue: because it was full, or to tell a flow to slow down."""
+    marked_packets: int
+    """Packets that were marked as having met congestion (ECN), and passed on."""
+    waiting_packets: int
+
+    @property
+    def arrived_packets(self) -> int:
+        """All that were led to it."""
+        return self.sent_packets + self.dropped_packets + self.waiting_packets
+
+    def __sub__(self, earlier: QueueCounts) -> QueueCounts:
+        """What was counted after an earlier reading; what waits is what waits now."""
+        return QueueCounts(
+            sent_packets=self.sent_packets - earlier.sent_packets,
+            sent_bytes=self.sent_bytes - earlier.sent_bytes,
+            dropped_packets=self.dropped_packets - earlier.dropped_packets,
+            marked_packets=self.marked_packets - earlier.marked_packets,
+            waiting_packets=self.waiting_packets,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LinkEvidence:
-    """The evidence about one impaired link during one test."""
+    """The evidence about one impaired link, or about one bottleneck, during one test."""
 
     link: str
     network: str
@@ -135,6 +164,8 @@ class LinkEvidence:
     probe: Verdict = Verdict.NOT_ASKED
     """Level 3: probes measured the asked values."""
     tally: Tally | None = None
+    queue: QueueCounts | None = None
+    """Of a bottleneck, which has no netem; None of a link."""
     at_taps: AtTaps | None = None
     """None without a carried kernel."""
     lateness: Mapping[str, Any] | None = None
@@ -167,6 +198,7 @@ class LinkEvidence:
             "proof": {"read_back": str(self.read_back), "counters": str(self.counters), "probe": str(self.probe)},
             "checks": [check.as_json() for check in self.checks],
             "counters": None if self.tally is None else self.tally.as_json(),
+            "queue": None if self.queue is None else asdict(self.queue),
             "at_taps": None if self.at_taps is None else asdict(self.at_taps),
             "lateness": None if self.lateness is None else dict(self.lateness),
             "problems": list(self.problems),

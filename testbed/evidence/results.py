@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from testbed.evidence.flows import TrafficFlow
 from testbed.evidence.hoststate import HostChange
 from testbed.evidence.metric import Metric
 from testbed.evidence.programs import ProgramRun
@@ -48,6 +49,8 @@ class Attempt:
     series: Sequence[Series] = ()
     captures: Sequence[str] = ()
     """Paths of the files of packets that were kept, from where pytest was started."""
+    flows: Sequence[TrafficFlow] = ()
+    """The competing traffic."""
     links: Sequence[LinkEvidence] = field(default_factory=tuple)
     hosts: Sequence[HostChange] = field(default_factory=tuple)
     """What became of hosts meanwhile, by the test and by others."""
@@ -66,6 +69,7 @@ class Attempt:
             "programs": [program.as_json() for program in self.programs],
             "series": [line.as_json() for line in self.series],
             "captures": list(self.captures),
+            "flows": [flow.as_json() for flow in self.flows],
             "links": [link.as_json() for link in self.links],
             "hosts": [host.as_json() for host in self.hosts],
         }

@@ -18,6 +18,7 @@ from testbed.judge.plan import MOST_S
 from testbed.lab import wanted
 from testbed.lab.backend import Backend
 from testbed.lab.carriage import Carriage
+from testbed.lab.competing import CompetingTraffic, Load, refuse_parts
 from testbed.lab.connections import Connections, KernelReadings
 from testbed.lab.cutter import Cutter, check_flap, flapping_times
 from testbed.lab.elsewhere import Elsewhere
@@ -30,6 +31,7 @@ from testbed.lab.observer import LIMIT_BYTES, SNAP_BYTES, Observer, PortCapture
 from testbed.lab.ports import Port, Ports
 from testbed.lab.prober import Prober
 from testbed.lab.recording import Recording
+from testbed.lab.shaper import Shaped, Shaper
 from testbed.lab.succession import AgentOwner, Succession
 from testbed.lab.suspensions import Suspensions
 from testbed.lab.verifier import Verifier
@@ -137,6 +139,7 @@ class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
         self.succession = Succession(
             self, self.ledger.programs, unwatch=self.carriage.watch_no_more, forget=self._forget_all
         )
+        self.shaper = Shaper(self.ports, self.ledger, self.carriage, self)
         self.impairer = Impairer(self.ports, self.ledger, self.elsewhere, self)
         self.cutter = Cutter(self.ports, self.ledger, self.elsewhere, self.carriage, self)
         self.verifier = Verifier(
@@ -144,6 +147,7 @@ class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
             self.ledger,
             self.impairer,
             self.cutter,
+            self.shaper,
             self.elsewhere,
             self.carriage,
             self.connections,
@@ -155,11 +159,13 @@ class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
         self.measuring = Measuring(self.ports, self, self)
         self.observer = Observer(self.ports, self.impairer, self)
         self.suspensions = Suspensions(self.ports, self.impairer, self.cutter, self.verifier)
+        self.shaper.running, self.shaper.moving = self.whole.running, self.suspensions.moved
         self.lifecycle = Lifecycle(
             self.ports,
             self.ledger,
             self.impairer,
             self.cutter,
+            self.shaper,
             self.verifier,
             self.elsewhere,
             self.carriage,
@@ -247,6 +253,50 @@ class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
         not as asked.
         """
         return self.prober.prove(self.topology.links(text), alpha=alpha, most_s=most_s, tolerance=tolerance)
+
+    def shape(
+        self, text: str, *, rate: str, queue: str | None = None, qdisc: str = "fifo", ecn: bool | None = None
+    ) -> list[Shaped]:
+        """Give the port at which these links end one rate and one queue, which all their packets share, until `heal`.
+
+        ::
+
+            (bottleneck,) = lab.shape("* -> server", rate="8mbit", queue="200kB", qdisc="fq_codel")
+
+        It comes behind the impairments of the links. ``rate``: bits per second, Ethernet headers included. ``queue``:
+        how much may wait; by default 100 ms at the rate for ``fifo`` and ``red``, else the kernel's own limit.
+        ``qdisc``: ``fifo``, ``codel``, ``fq_codel``, ``cake`` or ``red``, as far as the kernel has them. ``ecn``:
+        whether packets of flows that know ECN are marked and not dropped; by default as the kernel does by itself.
+        Returns the bottleneck of each port; its `Shaped.counters` are of its queue. Raises InvalidValueError with every
+        problem, ImpairmentNotAppliedError, EnvironmentUnfitError.
+        """
+        refs, bottleneck = wanted.bottleneck_of(self, text, {"rate": rate, "queue": queue, "qdisc": qdisc, "ecn": ecn})
+        return self.shaper.shape(self.whole.there(refs), bottleneck)
+
+    def traffic(self, text: str, *, tcp: int = 0, udp: str | None = None, size: int = 1400) -> CompetingTraffic:
+        """Send competing traffic over these links until it is stopped, or the test's body ends.
+
+        ::
+
+            with lab.traffic("b -> server", tcp=2, udp="3mbit"):
+                …
+
+        ``tcp``: flows per link, each as fast as it gets. ``udp``: the rate of one UDP flow per link, payload bits per
+        second, in datagrams of ``size`` bytes. `CompetingTraffic.stop` returns the flows with the bytes that were sent
+        and received; the results have them, too. Programs of testbed's own send it: the hosts need Python 3 and a
+        /tmp. Raises InvalidValueError with every problem, LabError, CommandTimeoutError.
+        """
+        problems = Problems()
+        with problems.gathered():
+            refs = self.topology.links(text)
+            refuse_parts(refs)
+        with problems.gathered():
+            load = Load.parse(tcp=tcp, udp=udp, size=size)
+        problems.tell()
+        started = CompetingTraffic(load)
+        started.start(self.whole.there(refs), self.hosts)
+        self.ledger.traffic.append(started)
+        return started
 
     def heal(self) -> None:
         """Mend every cut and remove every impairment.
@@ -373,8 +423,10 @@ class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
 
     def _suspend(self, host: str) -> None:
         self.suspensions.suspend(host)
+        self.shaper.suspend(host)
 
     def _resume_links(self) -> None:
+        self.shaper.resume()
         self.suspensions.resume(self.whole.running)
 
 

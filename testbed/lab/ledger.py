@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.errors import ImpairmentNotAppliedError
+from testbed.evidence.flows import TrafficFlow
 from testbed.evidence.metric import Metric
 from testbed.evidence.proof import Check, LinkEvidence
+from testbed.lab.competing import CompetingTraffic
 from testbed.lab.host import Program
 from testbed.observe.observation import Observation
 from testbed.spec.impairment import Impairment
@@ -54,8 +56,12 @@ class Ledger:
     """What the test recorded and timed, by name."""
     history: list[Applied] = field(default_factory=list)
     """Every impairment that was put on a link."""
+    shaped: list[str] = field(default_factory=list)
+    """Every bottleneck that was put at a port, in the user's words."""
     steps: dict[LinkRef, list[Taken]] = field(default_factory=dict)
     """The steps that were fetched, by link, in the order of their arrival."""
+    traffic: list[CompetingTraffic] = field(default_factory=list)
+    """The competing traffic that was started."""
     programs: list[Program] = field(default_factory=list)
     """Every program that was started in a host."""
     probed: dict[LinkRef, list[Check]] = field(default_factory=dict)
@@ -75,8 +81,10 @@ class Ledger:
         for known in (
             self.metrics,
             self.history,
+            self.shaped,
             self.steps,
             self.programs,
+            self.traffic,
             self.probed,
             self.observed,
             self.over,
@@ -84,6 +92,11 @@ class Ledger:
             self.evidence,
         ):
             known.clear()
+
+    @property
+    def flows(self) -> list[TrafficFlow]:
+        """Every flow of competing traffic that has ended."""
+        return [flow for traffic in self.traffic for flow in traffic.flows]
 
     def seed(self, ref: LinkRef, wanted: Impairment | Timeline, *, seedable: bool) -> int | None:
         """A seed per link and application, if the impairment is random, names none, and netem takes seeds."""

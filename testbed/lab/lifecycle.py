@@ -15,6 +15,7 @@ from testbed.lab.impairer import Impairer
 from testbed.lab.ledger import Ledger
 from testbed.lab.measuring import Measuring
 from testbed.lab.ports import Ports
+from testbed.lab.shaper import Shaper
 from testbed.lab.succession import Succession
 from testbed.lab.suspensions import Suspensions
 from testbed.lab.verifier import Verifier
@@ -31,6 +32,7 @@ class Lifecycle:
         ledger: Ledger,
         impairer: Impairer,
         cutter: Cutter,
+        shaper: Shaper,
         verifier: Verifier,
         elsewhere: Elsewhere,
         carriage: Carriage,
@@ -45,6 +47,7 @@ class Lifecycle:
         self._ledger = ledger
         self._impairer = impairer
         self._cutter = cutter
+        self._shaper = shaper
         self._verifier = verifier
         self._elsewhere = elsewhere
         self._carriage = carriage
@@ -84,10 +87,13 @@ class Lifecycle:
         self._connections.begin_body()
         self._measuring.begin()
         sequences.begin(self._ports, self._impairer)
+        self._shaper.begin()
         self._impairer.play()
 
     def end_body(self) -> None:
-        """A test's body has ended, and what is measured of it."""
+        """A test's body has ended, and with it its competing traffic and what is measured of it."""
+        for traffic in self._ledger.traffic:
+            traffic.stop()
         self._measuring.end()
 
     def end(self) -> None:
@@ -115,6 +121,7 @@ class Lifecycle:
     def heal(self) -> None:
         """See `Lab.heal`."""
         self._verifier.take_leave(set(self._ports.impaired))
+        self._ledger.over += self._shaper.look()
         self._heal_all()
         self._release_if_idle()
 
@@ -132,7 +139,7 @@ class Lifecycle:
 
     def release(self) -> None:
         """Restore ports that nothing impairs or cuts, and hosts that send to none: as before they were impaired."""
-        releasing.release(self._ports, self._elsewhere, self._backend.hosts)
+        releasing.release(self._ports, self._elsewhere, self._backend.hosts, but=self._shaper.links)
 
     def _release_if_idle(self) -> None:
         if not self._testing:
@@ -141,6 +148,7 @@ class Lifecycle:
     def _heal_all(self) -> None:
         self._suspensions.links.clear()
         with ExitStack() as undo:
+            undo.callback(self._shaper.clear)  # last: it takes the device away that the others are on
             for ref in self._ports.impaired:
                 undo.callback(self._impairer.clear, ref)
             for ref in self._ports.cut:

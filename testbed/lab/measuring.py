@@ -2,10 +2,10 @@
 
 Sources: of `programs`, the lab's clock, from the request to start a program to the end of its output; of `cpu`,
 wait4(2), which a local lab's agent calls for each program, and the cgroup of a container; of `goodput`, TCP_INFO's
-bytes_received of every connection; of `tcp`, the host's kernel (Tcp OutSegs and RetransSegs, TcpExt TCPSynRetrans: each
-such SYN or SYN-ACK follows a time-out); of `wire` and `netem`, the link's netem. No packet is looked at. Left out,
-because no counter tells it exactly: bytes of unimpaired links (a host's interface counts TCP super-packets, each with
-one header).
+bytes_received of every connection; of `queue`, the bottleneck's qdiscs; of `traffic`, our own programs; of `tcp`, the
+host's kernel (Tcp OutSegs and RetransSegs, TcpExt TCPSynRetrans: each such SYN or SYN-ACK follows a time-out); of
+`wire` and `netem`, the link's netem. No packet is looked at. Left out, because no counter tells it exactly: bytes of
+unimpaired links (a host's interface counts TCP super-packets, each with one header).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from testbed.errors import LabError
+from testbed.evidence.flows import TrafficFlow
 from testbed.evidence.metric import AUTOMATIC, Metric, automatic
 from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import LinkEvidence
@@ -109,7 +110,9 @@ class Measuring:
         except LabError:
             return {}  # an agent has died: `verify` tells of it
 
-    def metrics(self, programs: Iterable[ProgramRun], links: Iterable[LinkEvidence]) -> list[Metric]:
+    def metrics(
+        self, programs: Iterable[ProgramRun], links: Sequence[LinkEvidence], flows: Iterable[TrafficFlow] = ()
+    ) -> list[Metric]:
         """The metrics of the chosen groups."""
         ran = list(programs)
         metrics = [
@@ -118,6 +121,8 @@ class Measuring:
             *of_payload(self.received, ran, self.body_s),
             *of_links(links),
             *of_hosts(self.counted),
+            *of_queues(links),
+            *of_traffic(flows),
         ]
         return [metric for metric in metrics if metric.group in self.groups]
 
@@ -186,6 +191,30 @@ def of_links(links: Iterable[LinkEvidence]) -> Iterator[Metric]:
         if where in sent:
             yield automatic("wire", f"bytes {where}", [sent[where]], "B")
         yield automatic("netem", f"drops {where}", [dropped[where]], "packets", better=None)
+
+
+def of_queues(bottlenecks: Iterable[LinkEvidence]) -> Iterator[Metric]:
+    """What the queue of each bottleneck dropped and marked; of one that was made again, all of it."""
+    counts: dict[tuple[str, str], int] = {}
+    for bottleneck in bottlenecks:
+        if bottleneck.queue is not None:
+            where = f"{bottleneck.link} on {bottleneck.network}"
+            for what, packets in (
+                ("drops", bottleneck.queue.dropped_packets),
+                ("marks", bottleneck.queue.marked_packets),
+            ):
+                counts[what, where] = counts.get((what, where), 0) + packets
+    for (what, where), packets in counts.items():
+        yield automatic("queue", f"{what} {where}", [packets], "packets", better=None)
+
+
+def of_traffic(flows: Iterable[TrafficFlow]) -> Iterator[Metric]:
+    """The goodput of each flow of competing traffic; of flows of one name, a sample each."""
+    goodput: dict[str, list[float]] = {}
+    for flow in flows:
+        goodput.setdefault(f"{flow.link} {flow.name}", []).append(flow.goodput_bps / 8)
+    for name, values in goodput.items():
+        yield automatic("traffic", name, values, "B/s", better=None)
 
 
 def of_hosts(counted: Mapping[str, Counters]) -> Iterator[Metric]:

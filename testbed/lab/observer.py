@@ -100,6 +100,10 @@ def spots_of_port(
     return spots
 
 
+_SHARED_QUEUE_S = 2.0
+"""How long packets may wait in a bottleneck's queue until a capture ends without them."""
+
+
 class PortCapture:
     """A port's packets, captured while the block runs.
 
@@ -169,13 +173,17 @@ class PortCapture:
             for ref, impairment in self._impairer.impairments().items()
             if ref.receivers_port == self.port and self._src in (None, ref.src)
         }
-        if not ours:
+        port = self._ports.at(self.port.host, self.port.network)
+        shared = port is not None and port.last is not None
+        if not ours and not shared:
             return
-        longest_s = max((impairment.delay_s or 0.0) + 4 * (impairment.jitter_s or 0.0) for impairment in ours.values())
+        waits = [(impairment.delay_s or 0.0) + 4 * (impairment.jitter_s or 0.0) for impairment in ours.values()]
+        longest_s = max([*waits, *([_SHARED_QUEUE_S] if shared else [])])
 
         def queued() -> int:
             seen = [readback.counters(netem) for ref in ours if (netem := self._ports.netem(ref)) is not None]
-            return sum(netem.queued_packets for netem in seen)
+            waiting = self._ports.waiting(port) if port is not None else 0
+            return waiting + sum(netem.queued_packets for netem in seen)
 
         # Suppressed: a host that goes on sending keeps the queue filled; what came in before has passed by now.
         with suppress(NotSeenError):

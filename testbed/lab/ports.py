@@ -22,12 +22,12 @@ from testbed.judge import counting
 from testbed.lab import beyond, severed
 from testbed.lab.backend import Attached, Backend
 from testbed.lab.channel import Channel
+from testbed.lab.notapplied import LinkNotAppliedError
 from testbed.lab.perpacket import PerPacket
 from testbed.lab.playback import Playback
 from testbed.netem import fragments, qdisc, readback, rejecting, translated
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef, PortRef, Traffic
-from testbed.text import several
 
 HELD = "It was in force when it was put there"
 
@@ -111,6 +111,9 @@ class Port:
     """What the agent calls it."""
     channel: Channel
     device: str
+    """Which has the senders' qdiscs."""
+    last: str | None = None
+    """The device behind that, which has the qdiscs of bottlenecks; None where there is none."""
     rooted: bool = False
     """Whether it has its classful root."""
     stored: dict[str, str] = field(default_factory=dict)
@@ -147,23 +150,32 @@ class Port:
             channel=attached.channel,
             ifindex=attached.ifindex,
             original=answer.get("found", {}),
-            **{key: answer[key] for key in ("device", "entry", "kernel", "released", "mtu", "gateway")},
+            **{key: answer[key] for key in ("device", "last", "entry", "kernel", "released", "mtu", "gateway")},
         )
 
     def way_out(self) -> Port:
         """The port of the other direction, out of the host. Raises AgentError if it cannot have one."""
         place = self.channel.call("way_out", port=self.name)
-        other = replace(self, ref=replace(self.ref, out=True), gateway=None, **place)
+        other = replace(self, ref=replace(self.ref, out=True), gateway=None, last=None, **place)
         return replace(other, rooted=False, watched=False, refused=0, rewritten=0, sources={})
+
+    def restage(self, answer: Mapping[str, Any]) -> None:
+        """Note that the senders' qdiscs have another device now, which is bare; ``answer``: the agent's account."""
+        self.device, self.last = answer["device"], answer["last"]
+        self.refused = 0
+        self._bare()
 
     def let_go(self) -> None:
         """Note that it was released: with the host's engine, its qdiscs are gone."""
         self.released = True
         if self.kernel is None:
-            self.rooted = self.watched = False
-            for source in self.sources.values():
-                source.led = source.counted = source.spare = False
-                source.beyond_before = None
+            self._bare()
+
+    def _bare(self) -> None:
+        self.rooted = self.watched = False
+        for source in self.sources.values():
+            source.led = source.counted = source.spare = False
+            source.beyond_before = None
 
     @property
     def applied(self) -> dict[LinkRef, Impairment]:
@@ -217,7 +229,7 @@ class Port:
 
 
 _KEPT = (
-    *("device", "rooted", "entry", "kernel", "ifindex", "released", "mtu", "original"),
+    *("device", "last", "rooted", "entry", "kernel", "ifindex", "released", "mtu", "original"),
     *("gateway", "watched", "rewritten"),
 )
 """What of a port another process takes up as it is."""
@@ -248,35 +260,6 @@ class Tenant(Protocol):
 
     def move_in(self, port: Port, *, but: LinkRef | None) -> None:
         """Write on the new port what the old one had; ``but``: not for this link, which is about to be written."""
-
-
-class LinkNotAppliedError(ImpairmentNotAppliedError):
-    """The same of one link."""
-
-    def __init__(self, ref: LinkRef, engine: str, *reasons: str) -> None:
-        super().__init__(f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {engine}: {'. '.join(reasons)}")
-        self.ref = ref
-        self.engine = engine
-        self.reasons = reasons
-
-
-def together(errors: Sequence[ImpairmentNotAppliedError]) -> str:
-    """The text of several errors; a reason that links share, such as their kernel's, is given once."""
-    of_links = [error for error in errors if isinstance(error, LinkNotAppliedError)]
-    whose: dict[str, list[LinkRef]] = {}
-    for error in of_links:
-        for reason in error.reasons:
-            whose.setdefault(reason, []).append(error.ref)
-    lines = [str(error) for error in errors if not isinstance(error, LinkNotAppliedError)]
-    lines += [
-        str(LinkNotAppliedError(error.ref, error.engine, *own))
-        for error in of_links
-        if (own := [reason for reason in error.reasons if len(whose[reason]) == 1])
-    ]
-    for reason, sharing in whose.items():
-        if len(sharing) > 1:
-            lines.append(f"{several([f'{ref} on `{ref.network}`' for ref in sharing])}: {reason}")
-    return "\n".join(lines)
 
 
 class Ports:
@@ -562,6 +545,13 @@ class Ports:
         netems = {ref: readback.find_netem(shown[-1], port.sources[ref].minor) for ref in port.applied} if shown else {}
         return {ref: readback.counters(netem) for ref, netem in netems.items() if netem is not None}
 
+    def waiting(self, port: Port) -> int:
+        """Packets that wait in the queues of a port's bottlenecks."""
+        if port.last is None:
+            return 0
+        shown = flat(self.tc(port, [qdisc.show(port.last)])["shown"])
+        return sum(int(row["qlen"]) for row in shown if row.get("root"))
+
     def not_applied(
         self, ref: LinkRef, differences: Sequence[readback.Difference], *context: str
     ) -> ImpairmentNotAppliedError:
@@ -580,7 +570,9 @@ class Ports:
 
 def show_entry(port: Port) -> list[str]:
     """The tc line that shows a port's redirect, if there is one."""
-    return [] if port.entry is None else [f"filter show dev {port.entry} parent ffff:"]
+    if port.entry is None:
+        return []
+    return [f"filter show dev {port.entry} ingress" if port.last is None else f"filter show dev {port.last} egress"]
 
 
 def flat(shown: Iterable[Any]) -> list[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from testbed.errors import LabError
 from testbed.lab import severed
 from testbed.lab.cutter import Cutter
 from testbed.lab.impairer import Impairer
@@ -13,7 +15,7 @@ from testbed.lab.playback import Playback
 from testbed.lab.ports import Ports
 from testbed.lab.verifier import Verifier
 from testbed.spec.impairment import Impairment
-from testbed.spec.links import LinkRef
+from testbed.spec.links import LinkRef, PortRef
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +70,29 @@ class Suspensions:
 
         Otherwise the impairment would vanish with the host's port, and look as if it had not held.
         """
+        self._suspend(lambda ref: host in (*ref.hosts, ref.to))
+
+    @contextmanager
+    def moved(self, port: PortRef) -> Iterator[None]:
+        """Suspend a port's links while a block moves their qdiscs to another device.
+
+        Raises LabError if one of them has a timeline, or flaps: that would begin anew.
+        """
+        here = [ref for ref in (*self._ports.impaired, *self._ports.cut) if ref.receivers_port == port]
+        for ref in here:
+            _, source = self._ports.known(ref)
+            if source.running is not None or (source.cut is not None and source.cut.flapping is not None):
+                raise LabError(f"{ref} has a timeline, or flaps, which would begin anew: shape its port before that")
+        self._suspend(lambda ref: ref in here, idle=False)
+        try:
+            yield
+        finally:
+            self.resume(lambda _host: True, here)
+
+    def _suspend(self, meant: Callable[[LinkRef], bool], *, idle: bool = True) -> None:
         for port in self._ports:
             for ref, source in list(port.sources.items()):
-                if host not in (*ref.hosts, ref.to) or (source.impairment is None and source.cut is None):
+                if not meant(ref) or (source.impairment is None and source.cut is None):
                     continue
                 running, cut = source.running, source.cut
                 self.links[ref] = Suspended(
@@ -80,17 +102,17 @@ class Suspensions:
                     up_s=cut.up_s if cut else 0.0,
                     down_s=cut.down_s if cut else 0.0,
                 )
-                self._verifier.take_leave({ref})
+                self._verifier.take_leave({ref}, idle=idle)
                 self._impairer.clear(ref)
                 self._cutter.mend(ref)
 
-    def resume(self, running: Callable[[str], bool]) -> None:
+    def resume(self, running: Callable[[str], bool], refs: Collection[LinkRef] | None = None) -> None:
         """Apply again what was suspended, on links whose ends are ``running``; timelines begin anew.
 
-        Raises ImpairmentNotAppliedError.
+        ``refs``: on these alone. Raises ImpairmentNotAppliedError.
         """
         for ref, kept in list(self.links.items()):
-            if not all(running(end) for end in (*ref.hosts, ref.to) if end):
+            if (refs is not None and ref not in refs) or not all(running(end) for end in (*ref.hosts, ref.to) if end):
                 continue
             del self.links[ref]
             if kept.impairment is not None:

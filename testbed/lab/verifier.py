@@ -21,8 +21,10 @@ from testbed.lab.cutter import Cutter
 from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.impairer import Impairer
 from testbed.lab.ledger import Ledger
-from testbed.lab.ports import Port, Ports, Reading, Source, together
+from testbed.lab.notapplied import together
+from testbed.lab.ports import Port, Ports, Reading, Source
 from testbed.lab.rows import Held, earlier, rows
+from testbed.lab.shaper import Shaper
 from testbed.lab.succession import Succession
 from testbed.lab.taps import Taps
 from testbed.lab.wholeness import Wholeness
@@ -40,6 +42,7 @@ class Verifier:
         ledger: Ledger,
         impairer: Impairer,
         cutter: Cutter,
+        shaper: Shaper,
         elsewhere: Elsewhere,
         carriage: Carriage,
         connections: Connections,
@@ -51,6 +54,7 @@ class Verifier:
         self._ledger = ledger
         self._impairer = impairer
         self._cutter = cutter
+        self._shaper = shaper
         self._elsewhere = elsewhere
         self._carriage = carriage
         self._connections = connections
@@ -102,6 +106,9 @@ class Verifier:
                 wrong += errors
                 self._ledger.reported.update([ref] if errors else [])
             port.rewritten = translated.counted(reading.filters) if refs else port.rewritten
+        for of_bottleneck, errors in self._shaper.look():
+            evidence.append(of_bottleneck)
+            wrong += errors
         if wrong:  # because an agent has died
             deaths = self._succession.look()
             raise ImpairmentNotAppliedError("\n".join(map(str, deaths)) if deaths else together(wrong))
@@ -137,8 +144,10 @@ class Verifier:
         problems = [*evidence.problems, *self._ledger.step_problems(ref, cuts=False), *late]
         return timed, self._ports.errors(ref, differences, problems)
 
-    def take_leave(self, refs: Set[LinkRef]) -> None:
+    def take_leave(self, refs: Set[LinkRef], *, idle: bool = True) -> None:
         """Verify impaired links before they are healed. Errors that were raised before are not raised again.
+
+        ``idle``: keep the evidence also of links that are in order and that no packet has met.
 
         Each port is read once: with many links it has many filters.
         """
@@ -154,11 +163,12 @@ class Verifier:
                     self._ledger.over.append((impairer.lost(self._ledger, leaving[0], applied[leaving[0]]), [error]))
                 else:  # some may be in order
                     for ref in leaving:
-                        self.take_leave({ref})
+                        self.take_leave({ref}, idle=idle)
                 continue
             ends = [port, *(self._ports.at(ref.src, ref.network) for ref in leaving)]
             self.taps.look(end for end in ends if end is not None)
-            self._ledger.over += [self._verify_impairment(ref, port, reading) for ref in leaving]
+            verified = [self._verify_impairment(ref, port, reading) for ref in leaving]
+            self._ledger.over += [pair for pair in verified if idle or pair[1] or pair[0].met_packets != 0]
 
     # --- one link --------------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from testbed import units
-from testbed.errors import InvalidValueError
+from testbed.errors import InvalidValueError, Problems
 from testbed.lab import beyond
 from testbed.lab.backend import Backend
 from testbed.netem.profiles import checked_side, find_profile, find_table, read_trace
+from testbed.spec.bottleneck import Bottleneck
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef, PortRef
 from testbed.spec.profile import Profile
@@ -68,6 +69,22 @@ def impairments_of(
     if of_link or problems or chosen is None:
         raise InvalidWantError(of_link, tuple(dict.fromkeys(problems)))
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
+
+
+def bottleneck_of(backend: Backend, text: str, words: Mapping[str, object]) -> tuple[tuple[LinkRef, ...], Bottleneck]:
+    """The links and the bottleneck that a marker or a call asks for. Raises InvalidValueError with every problem."""
+    problems = Problems()
+    with problems.gathered():
+        refs = backend.topology.links(text)
+        if beyond_hosts := [ref for ref in refs if ref.beyond]:
+            raise InvalidValueError(
+                f"{beyond_hosts[0]}: a bottleneck is shared by hosts of the stack, at the port toward another; an end "
+                f"beyond them has a rate of its own: lab.impair"
+            )
+    with problems.gathered():
+        bottleneck = Bottleneck.parse(words)
+    problems.tell()
+    return refs, bottleneck
 
 
 def varied(

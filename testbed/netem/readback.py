@@ -161,14 +161,18 @@ def _slot_differences(requested: Impairment, kernel: Mapping[str, Any] | None) -
 def bucket_differences(
     requested: Impairment, qdiscs: Iterable[Mapping[str, Any]], netem: Mapping[str, Any] | None
 ) -> list[Difference]:
-    """How the token bucket behind a netem differs from the request, which may be that there is none.
+    """How the token bucket behind a netem differs from the request, which may be that there is none."""
+    parent = f"{str((netem or {}).get('handle', '?')).rstrip(':')}:1"
+    return tbf_differences(requested, next((row for row in qdiscs if row.get("parent") == parent), None))
+
+
+def tbf_differences(requested: Impairment, child: Mapping[str, Any] | None) -> list[Difference]:
+    """The same of the qdisc at the place of the token bucket, None if there is none.
 
     tc reports the queue's length as the time that a full queue takes beyond the bucket: limit = latency × rate + bucket
     (iproute2, q_tbf.c). If the queue is smaller than the bucket, tc reports 0; what we read by netlink ourselves is a
     negative time.
     """
-    parent = f"{str((netem or {}).get('handle', '?')).rstrip(':')}:1"
-    child = next((row for row in qdiscs if row.get("parent") == parent), None)
     options = (child or {}).get("options", {})
     bucket_bytes, rate_bps = requested.bucket_bytes, requested.rate_bps
     if bucket_bytes is None or rate_bps is None:

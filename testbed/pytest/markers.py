@@ -17,6 +17,7 @@ from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
+    from testbed.spec.bottleneck import Bottleneck
     from testbed.spec.impairment import Impairment
     from testbed.spec.links import LinkRef
     from testbed.spec.timeline import Timeline
@@ -29,10 +30,17 @@ class Wanted:
     links: dict[LinkRef, tuple[Impairment | Timeline, str]] = field(default_factory=dict)
     """The impairment of each link, and the profile that it comes from; empty if it is in words."""
     prove: set[LinkRef] = field(default_factory=set)
-    by_marker: dict[str, tuple[LinkRef, ...]] = field(default_factory=dict)
-    """The links of each marker, by its text."""
+    shapes: dict[str, tuple[tuple[LinkRef, ...], Bottleneck]] = field(default_factory=dict)
+    """The links of each bottleneck, by the text of its marker."""
+    by_marker: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    """By a marker's text, the names of its links, or of its bottlenecks, and their networks."""
     unknown: bool = False
     """Whether it is known only once the test's own fixture `stack` has given a lab."""
+
+    @property
+    def all_links(self) -> set[LinkRef]:
+        """Every link that a marker names."""
+        return {*self.links, *(ref for refs, _ in self.shapes.values() for ref in refs)}
 
 
 WANTED: pytest.StashKey[Wanted] = pytest.StashKey()
@@ -46,8 +54,8 @@ def id_of(item: pytest.Item) -> str:
 
 
 def marked(item: pytest.Item) -> bool:
-    """Whether a test's markers impair a link."""
-    return WANTED in item.stash and bool(item.stash[WANTED].links or item.stash[WANTED].unknown)
+    """Whether a test's markers impair a link, or shape a port."""
+    return WANTED in item.stash and bool(item.stash[WANTED].by_marker or item.stash[WANTED].unknown)
 
 
 def needs_lab(item: pytest.Item) -> bool:
@@ -189,16 +197,41 @@ def wanted(item: pytest.Item | pytest.Collector, lab_of_it: Callable[[], Lab]) -
             problems += [f"{text}: {problem}" for problem in error.problems]
             continue
         problems += [f"{text}: {problem}" for problem in (unprovable(impairments) if prove else ())]
-        wanted.by_marker[text] = tuple(impairments)
+        wanted.by_marker[text] = {(str(ref), ref.network) for ref in impairments}
         for ref, impairment in impairments.items():
             if ref in markers:
                 problems.append(f"{ref} is impaired twice, by {markers[ref]} and by {text}; a link has one impairment")
             wanted.links[ref], markers[ref] = (impairment, profile_name(request.profile)), text
             if prove:
                 wanted.prove.add(ref)
+    _read_shapes(item, lab_of_it, wanted, problems)
     if problems:
         raise UserError(problems)
     return wanted
+
+
+def _read_shapes(
+    item: pytest.Item | pytest.Collector, lab_of_it: Callable[[], Lab], wanted: Wanted, problems: list[str]
+) -> None:
+    """Read what the markers ``shape`` of a test ask for, and note every problem."""
+    of: dict[LinkRef, str] = {}
+    for mark in item.iter_markers("shape"):
+        from testbed.lab.wanted import bottleneck_of
+        from testbed.spec.bottleneck import by_port, name_of
+
+        text = _text(mark)
+        if len(mark.args) != 1 or not isinstance(mark.args[0], str):
+            problems.append(f'{text}: write shape("* -> server", rate="8mbit", queue="200kB")')
+            continue
+        try:
+            refs, bottleneck = bottleneck_of(lab_of_it(), mark.args[0], mark.kwargs)
+        except UserError as error:
+            problems += [f"{text}: {problem}" for problem in error.problems]
+            continue
+        problems += [f"{ref} is shaped twice, by {of[ref]} and by {text}" for ref in refs if ref in of]
+        of |= dict.fromkeys(refs, text)
+        wanted.shapes[text] = (refs, bottleneck)
+        wanted.by_marker[text] = {(name_of(links), port.network) for port, links in by_port(refs).items()}
 
 
 def profile_of(item: pytest.Item | pytest.Collector) -> str | None:

@@ -77,6 +77,11 @@ def pytest_configure(config: pytest.Config) -> None:
         'stack_each("v1/compose.yaml", "v2/compose.yaml", …, profiles=[…]): run the test on each of these stacks, one '
         "after the other.",
     )
+    config.addinivalue_line(
+        "markers",
+        'shape(links, rate="8mbit", queue="200kB", qdisc="fq_codel", ecn=True): have these links, as in '
+        '"* -> server", share one rate and one queue during the test; stackable.',
+    )
     config.stash[state.PROBLEMS] = []
     config.stash[state.WARNED] = {}
     if state.is_told(config):

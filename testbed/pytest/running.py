@@ -178,7 +178,9 @@ def links_of_markers(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def put(lab: Lab, requests: Wanted) -> Iterator[tuple[LinkRef, Applied]]:
-    """Impair the links of markers, one after the other. Raises ImpairmentNotAppliedError."""
+    """Shape the ports of markers, and impair the links, one after the other. Raises ImpairmentNotAppliedError."""
+    for refs, bottleneck in requests.shapes.values():
+        lab.shaper.shape(lab.whole.there(refs), bottleneck)
     for ref in lab.whole.there(requests.links):
         impairment, name = requests.links[ref]
         yield ref, lab.impairer.apply(ref, impairment, profile=name)
@@ -204,7 +206,7 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     lab.impairer.instead = impairer.as_asked if trial is None else trial.instead
     run.lab, run.wanted = lab, requests  # at once: an agent may die while it begins
     # This also heals the impairments of a test that uses `stack` alone.
-    lab.lifecycle.begin(f"{run.seed}:{_seeded_by(item)}", requests.links)
+    lab.lifecycle.begin(f"{run.seed}:{_seeded_by(item)}", requests.all_links)
     if (mode := config.getoption("--testbed-capture")) != "never":
         name = id_of(item) if config.getoption("--testbed-seeds") is None else f"{id_of(item)} (seed {run.seed})"
         folder = config.invocation_params.dir / "report" / "captures" / keeping.file_name(name)
@@ -262,8 +264,7 @@ def verify(item: pytest.Item) -> None:
 
 def _vacuous(run: RunningAttempt, lab: Lab) -> Iterator[str]:
     """A sentence for each marker of whose links none carried a packet, as far as that is known."""
-    for marker, refs in (run.wanted.by_marker if run.wanted else {}).items():
-        names = {(str(ref), ref.network) for ref in refs}
+    for marker, names in (run.wanted.by_marker if run.wanted else {}).items():
         counts = [link.met_packets for link in lab.ledger.evidence if (link.link, link.network) in names]
         if counts and all(count == 0 for count in counts):
             yield (
@@ -310,7 +311,11 @@ def keep(item: pytest.Item, lab: Lab) -> None:
     programs = [run for program in lab.ledger.programs if (run := program.account) is not None]
     attempt.programs, attempt.captures = programs[:_MOST_PROGRAMS], run_of(item).kept
     attempt.series = [series for seen in lab.ledger.observed for series in overtime.series(seen)][:_MOST_SERIES]
-    attempt.metrics = (*lab.ledger.metrics.values(), *lab.measuring.metrics(programs, lab.ledger.evidence))
+    attempt.metrics = (
+        *lab.ledger.metrics.values(),
+        *lab.measuring.metrics(programs, lab.ledger.evidence, lab.ledger.flows),
+    )
+    attempt.flows = lab.ledger.flows
     for link in lab.ledger.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"
         add_property(item, f"proof {link.link}", levels)
@@ -411,7 +416,8 @@ def _replay(item: pytest.Item, lab: Lab) -> str:
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
     captured = item.config.getoption("--testbed-capture") != "never"
     lost = [*map(str, run_of(item).lost)] or _counted_losses(lab, captured=captured)
-    return "\n".join([replay_command(item, lab), *map(shortened, (*links, *unseeded, *lost, *_earlier(lab)))])
+    network = (*links, *lab.ledger.shaped)
+    return "\n".join([replay_command(item, lab), *map(shortened, (*network, *unseeded, *lost, *_earlier(lab)))])
 
 
 def _earlier(lab: Lab) -> Iterator[str]:

@@ -79,7 +79,7 @@ class FakeAgent:
                 shown.append(self._qdisc(**line["read_qdisc"]))
                 continue
             what, verb, *_rest = line.split()
-            if line.endswith("parent ffff:"):
+            if line.endswith("ingress"):
                 shown.append(self.entry)
             elif verb in ("get", "show"):
                 shown.append(self._shown(what, line))
@@ -318,6 +318,7 @@ class FakeLab(Lab):
         """At an agent of its own."""
         port: dict[str, Any] = {
             "device": "veth1",
+            "last": None,
             "entry": None,
             "kernel": None,
             "released": False,

@@ -337,11 +337,8 @@ def test_one_of_several_errors_that_says_so_is_enough(project: pytest.Pytester) 
 VACUOUS = """
 @pytest.fixture
 def unmet(fake, request):
-    ref = request.config.stash
     from testbed.pytest.markers import Wanted
-    from testbed.spec.links import LinkRef
-    ref = LinkRef(src="a", dst="b", network="default")
-    running.run_of(request.node).wanted = Wanted(by_marker={"impair('a -> b')": (ref,)})
+    running.run_of(request.node).wanted = Wanted(by_marker={"impair('a -> b')": {("a -> b", "default")}})
     fake.ledger.evidence = [LinkEvidence(link="a -> b", network="default", asked={}, command="", met_packets=MET)]
 def test_passes(unmet): pass
 @pytest.mark.xfail

@@ -7,7 +7,7 @@ from typing import Any
 from testbed.agent import splice
 from testbed.agent.splice import Device, Redirect
 
-ALL = [*splice.joined("veth1", "tapA"), *splice.past("tapB", "veth1")]
+ALL = [*splice.joined("vec0", "vec1"), *splice.past("tapB", "veth1")]
 
 
 def shown(redirect: Redirect, **changed: Any) -> dict[str, Any]:
@@ -32,8 +32,9 @@ def everything(but: Redirect | None = None) -> dict[str, list[dict[str, Any]]]:
 
 def test_the_lines_make_each_qdisc_once_and_first() -> None:
     lines = list(splice.lines(ALL))
-    assert lines[:3] == ["qdisc add dev veth1 ingress", "qdisc add dev tapA ingress", "qdisc add dev tapB clsact"]
-    assert [line.split()[0] for line in lines[3:]] == ["filter"] * 4
+    made = {"vec0": "clsact", "vec1": "ingress", "tapB": "clsact", "veth1": "ingress"}
+    assert lines[:4] == [f"qdisc add dev {device} {kind}" for device, kind in made.items()]
+    assert [line.split()[0] for line in lines[4:]] == ["filter"] * 4
 
 
 def test_what_is_there_is_not_missing_and_each_that_is_gone_is_named() -> None:

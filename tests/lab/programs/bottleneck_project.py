@@ -1,0 +1,140 @@
+"""A project of three senders and a receiver behind one bottleneck, for pytest in virtual time: its stack, its tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_COMPOSE = """
+services:
+  a: &host
+    image: none
+    x-testbed: {local: {path: programs, python: true}}
+    command: sleep infinity
+    sysctls: {net.ipv4.tcp_ecn: 1}
+  b: *host
+  c: *host
+  d: *host
+"""
+# Prints how long a connection took to open, in seconds.
+_CONNECT = """
+import socket, time
+began = time.monotonic()
+socket.create_connection(("d", 7000), timeout=60).close()
+print(time.monotonic() - began)
+"""
+_LISTEN = """
+import socket
+listener = socket.create_server(("", 7000))
+print("listening", flush=True)
+while True:
+    listener.accept()[0].close()
+"""
+TESTS = '''
+import time
+
+import pytest
+
+from testbed import EnvironmentUnfitError
+from testbed.observe.passages import crossing
+
+
+def over(bottleneck, seconds):
+    """What a bottleneck passes in a time, in bits per second, once its queue is full."""
+    time.sleep(1)
+    before, began_s = bottleneck.counters(), time.monotonic()
+    time.sleep(seconds)
+    now = bottleneck.counters()
+    return (now.sent_bytes - before.sent_bytes) * 8 / (time.monotonic() - began_s)
+
+
+def shares(traffic):
+    flows = [flow.goodput_bps for flow in traffic.stop()]
+    assert len(flows) == 3
+    return [flow / sum(flows) for flow in flows]
+
+
+@pytest.mark.parametrize("qdisc", ["fifo", "codel", "fq_codel", "cake"])
+def test_rate(lab, qdisc):
+    (bottleneck,) = lab.shape("* -> d", rate="8mbit", queue="200kB", qdisc=qdisc)
+    with lab.traffic("* -> d", tcp=1) as traffic:
+        rate = over(bottleneck, 5)
+    assert rate == pytest.approx(8e6, rel=0.02)
+    if qdisc in ("fq_codel", "cake"):
+        assert all(abs(share * 3 - 1) < 0.2 for share in shares(traffic))
+
+
+def test_drops(lab):
+    lab.impair("b -> d", delay="40ms")
+    (bottleneck,) = lab.shape("* -> d", rate="8mbit", queue="200kB")
+    with lab.capture("d", snap_bytes=64) as capture:
+        with lab.traffic("* -> d", udp="4mbit") as traffic:
+            time.sleep(1)
+    counts, flows = bottleneck.counters(), traffic.flows
+    lost = sum(flow.sent_packets - flow.received_packets for flow in flows)
+    assert lost - counts.dropped_packets in range(0, 160), "beside those that wait as it ends"
+    assert counts.dropped_packets > 0.1 * sum(flow.sent_packets for flow in flows)
+    crossed = crossing(capture.capture, lab.host("d").addresses())
+    assert sum(passage.lost for passage in crossed) == counts.dropped_packets
+
+
+def test_standing_queue(lab):
+    listener = lab.host("d").start(["python3", "listen.py"], ready="listening")
+    def connect():
+        return float(lab.host("a").run(["python3", "connect.py"], timeout="60s").stdout)
+    assert connect() < 0.01
+    for qdisc, least, most in (("fifo", 0.15, 0.25), ("fq_codel", 0, 0.03)):
+        lab.shape("* -> d", rate="8mbit", queue="200kB", qdisc=qdisc)
+        with lab.traffic("b -> d", udp="12mbit"):
+            time.sleep(1)
+            assert least <= connect() <= most, qdisc
+    lab.heal()
+    with lab.traffic("b -> d", udp="12mbit"):
+        time.sleep(1)
+        assert connect() < 0.01
+
+
+@pytest.mark.parametrize("ecn", [True, False])
+def test_marks(lab, ecn):
+    (bottleneck,) = lab.shape("* -> d", rate="8mbit", qdisc="codel", ecn=ecn)
+    with lab.traffic("* -> d", tcp=1):
+        over(bottleneck, 2)
+    counts = bottleneck.counters()
+    assert (counts.marked_packets > 20, counts.marked_packets > 0) == (ecn, ecn)
+
+
+@pytest.mark.shape("* -> d", rate="8mbit")
+def test_marker(lab):
+    with lab.traffic("a -> d", udp="1mbit"):
+        time.sleep(0.1)
+
+
+@pytest.mark.shape("a -> d", rate="8mbit")
+def test_vacuous(lab):
+    with lab.traffic("b -> d", udp="1mbit"):
+        time.sleep(0.1)
+
+
+def test_gone(lab):
+    """What removes the bottleneck behind our back is seen."""
+    lab.shape("* -> d", rate="8mbit", queue="200kB", qdisc="fq_codel")
+    port = next(iter(lab.ports))
+    lab.ports.tc(port, [f"qdisc replace dev {port.last} parent 10:1 handle 2010: fq_codel limit 7"])
+
+
+def test_unknown_qdisc(lab):
+    with pytest.raises(EnvironmentUnfitError, match="has no sch_red; it has fifo, codel, fq_codel, cake"):
+        lab.shape("* -> d", rate="8mbit", qdisc="red")
+'''
+
+
+def lay_out(folder: Path) -> None:
+    """Write the stack, its programs and its tests."""
+    (folder / "programs").mkdir()
+    files = {
+        "compose.yaml": _COMPOSE,
+        "programs/connect.py": _CONNECT,
+        "programs/listen.py": _LISTEN,
+        "test_bottleneck.py": TESTS,
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,60 @@
+"""A bottleneck that several senders share: its rate and its queue, and that it is gone when it is healed.
+
+How exact it is, `test_virtual_bottleneck` says: no machine's load matters there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from testbed import Lab
+from testbed.lab.waiting import await_condition
+from testbed.observe.passages import crossing
+from tests.lab.conftest import HERE, as_one_test, lab_of
+
+BELOW_THE_LAB = True
+
+
+@pytest.fixture(scope="module")
+def four(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    with lab_of(kind, pytestconfig, HERE / "stacks" / "four.yaml") as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(four: Lab) -> Iterator[Lab]:
+    yield from as_one_test(four)
+
+
+def test_three_senders_share_one_rate_and_one_queue_behind_their_own_links_until_they_are_healed(lab: Lab) -> None:
+    lab.impair("a -> d", delay="30ms")
+    (bottleneck,) = lab.shape("* -> d", rate="8mbit", queue="50kB")
+    assert lab.link("a -> d").impairment is not None, "what was there stays, before the bottleneck"
+    server = lab.host("d").addresses("lan")
+    with lab.capture("d", snap_bytes=64) as narrow, lab.traffic("* -> d", udp="4mbit", size=958):
+        await_condition(bottleneck.counters, lambda counts: counts.dropped_packets > 300, deadline_s=60)
+    counts = bottleneck.counters()
+    crossed = [passage for passage in crossing(narrow.capture, server) if passage.before.length_bytes == 1000]
+    missing = [passage for passage in crossed if passage.lost]
+    assert counts.waiting_packets == 0
+    assert len(missing) == counts.dropped_packets > 300
+    arrived_ns = sorted(passage.after[0].time_ns for passage in crossed if passage.after)[50:]  # the bucket was full
+    least_s = (len(arrived_ns) - 50) * 8000 / 8e6  # and may have filled again, while the machine was late
+    assert (arrived_ns[-1] - arrived_ns[0]) / 1e9 > 0.98 * least_s, "packets of 1000 bytes, headers included"
+    through_netem = lab.link("a -> d").counters().sent_packets
+    assert len(crossed) / 4 < through_netem < len(crossed) / 2, "a third of the packets had the delay of their own"
+    lab.verifier.verify()
+    (shared,) = [link for link in lab.ledger.evidence if link.queue is not None]
+    assert (shared.link, shared.read_back, shared.counters) == ("a, b, c -> d", "holds", "holds")
+    assert shared.queue == counts
+    assert shared.met_packets == counts.arrived_packets
+    lab.heal()
+    before = lab.host("d").counters()["Udp"]["InDatagrams"]
+    with lab.traffic("* -> d", udp="4mbit", size=958) as traffic:
+        await_condition(
+            lambda: lab.host("d").counters()["Udp"]["InDatagrams"], lambda now: now > before + 600, deadline_s=60
+        )
+    flows = traffic.stop()
+    assert sum(flow.received_bytes for flow in flows) > 0.8 * sum(flow.sent_bytes for flow in flows), "12 Mbit/s pass"
