@@ -16,6 +16,7 @@ from testbed.commands import (
     completion,
     envelope,
     hosts,
+    importing,
     init,
     kernel,
     links,
@@ -81,7 +82,7 @@ def cli() -> None:
 
 
 _TESTS = (paper, results, baseline, ab, envelope, compare)
-for _module in (stack, hosts, links, machine, *_TESTS, kernel, init, clean, schema, completion):
+for _module in (stack, hosts, links, machine, *_TESTS, kernel, init, importing, clean, schema, completion):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 
