@@ -6,19 +6,29 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from testbed.backends.docker.engine import Engine, NoEngineError
-from testbed.backends.docker.lab import ComposeLab
-from testbed.backends.local.lab import LocalLab
-from testbed.backends.stacklab import StackLab
 from testbed.compose.options import LAB_CHOICES, UP_DEADLINE
 from testbed.errors import EnvironmentUnfitError, TestbedError
 from testbed.lab.lab import Lab
 from testbed.text import several, shown
 
-LABS: Mapping[str, Callable[..., StackLab[Any]]] = {"compose": ComposeLab, "local": LocalLab}
-"""Each kind of lab, by its name in `LAB_CHOICES`; the arguments are `make_lab`'s."""
+if TYPE_CHECKING:
+    from testbed.backends.stacklab import StackLab
+
+
+def lab_type(kind: str) -> Callable[..., StackLab[Any]]:
+    """A kind of lab, by its name in `LAB_CHOICES`; the arguments are `make_lab`'s.
+
+    A local lab needs nothing of an engine's, whose library takes longer to import than a small stack to start.
+    """
+    if kind == "compose":
+        from testbed.backends.docker.lab import ComposeLab
+
+        return ComposeLab
+    from testbed.backends.local.lab import LocalLab
+
+    return LocalLab
 
 
 def decide(kind: str) -> tuple[str, str]:
@@ -31,6 +41,8 @@ def decide(kind: str) -> tuple[str, str]:
         raise EnvironmentUnfitError(f"lab {shown(kind)}: must be one of {', '.join(LAB_CHOICES)}")
     if kind != "auto":
         return kind, "as asked"
+    from testbed.backends.docker.engine import Engine, NoEngineError
+
     try:
         return "compose", Engine().describe()
     except EnvironmentUnfitError as error:
@@ -53,7 +65,7 @@ def make_lab(
 
     ``images``: by service, an image in place of the file's; a lab without images ignores it.
     """
-    lab = LABS[kind](
+    lab = lab_type(kind)(
         compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say, warn=warn
     )
     lab.run_images(images or {})

@@ -14,7 +14,7 @@ from string import Template
 
 import click
 
-from testbed.backends.choice import LABS, decide
+from testbed.backends.choice import decide, lab_type
 from testbed.commands.console import say, write
 from testbed.commands.options import command, compose_file_option, example
 from testbed.compose.peers import Peers, most_connected
@@ -98,7 +98,7 @@ def _path_of_job(service: str) -> Path:
 def _first_files(compose_file: tuple[Path, ...]) -> dict[Path, str]:
     """The first test, and what goes with it and is not there yet. Raises UserError if no two services can talk."""
     kind, _ = decide("auto")
-    lab = LABS[kind](list(compose_file) or None, say=say, warn=say)
+    lab = lab_type(kind)(list(compose_file) or None, say=say, warn=say)
     topology = lab.topology
     peers = most_connected(lab.services)
     if peers is None:

@@ -19,6 +19,7 @@ from testbed.backends.outside import images_of
 from testbed.commands.console import say
 from testbed.errors import Problems
 from testbed.kernel import virtual
+from testbed.kernel.variables import is_inside
 from testbed.text import shown
 
 _SEED = 1
@@ -31,7 +32,7 @@ def virtual_time_option(function: Any) -> Any:
 
     @wraps(function)
     def call(*, virtual_time: bool, **arguments: Any) -> int:
-        if not virtual_time or virtual.is_inside():
+        if not virtual_time or is_inside():
             return int(function(**arguments))
         return _run_again(click.get_current_context(), arguments)
 

@@ -29,6 +29,7 @@ from testbed.errors import EnvironmentUnfitError
 from testbed.kernel import building, bytecode
 from testbed.kernel.building import VirtualKernel
 from testbed.kernel.progress import Progress, Spinning
+from testbed.kernel.variables import EVENTS, INSIDE
 
 _MEMORY = "3G"  # an upper limit: what is not used is not taken
 _START_NS = 1_800_000_000 * 10**9  # 2027-01-15: in 1970 some programs refuse to work
@@ -41,10 +42,6 @@ _VOLATILE = {
     "PYTEST_CURRENT_TEST", "LD_PRELOAD", "XDG_SESSION_ID", "XDG_RUNTIME_DIR", "TMPDIR",
 }  # fmt: skip
 """Variables that differ from one terminal to the next, or name what is not in the kernel."""
-INSIDE = "TESTBED_VIRTUAL_TIME"
-"""The variable that is set for programs in such a kernel."""
-EVENTS = "TESTBED_EVENTS"
-"""The variable that names the file of `Outputs.event`."""
 ADDITIONS = "PYTEST_ADDOPTS"
 LAB_OPTIONS = ("--lab", "local", "--netem", "host")
 """The one lab, and the one netem, that there are inside."""
@@ -93,11 +90,6 @@ class _Lines:
 
     def flush(self) -> None:
         """Nothing waits but a line that is not whole."""
-
-
-def is_inside() -> bool:
-    """Whether this process already runs in such a kernel."""
-    return bool(os.environ.get(INSIDE))
 
 
 def only(option: str, value: str, possible: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from testbed.kernel import virtual
+from testbed.kernel.variables import EVENTS
 from testbed.pytest import state
 from testbed.pytest.markers import needs_lab
 from testbed.pytest.share import VARIABLE, Share, run_id
@@ -60,7 +60,7 @@ class Worker:
     def __init__(self, config: pytest.Config, share: Share) -> None:
         self._config = config
         self._share = share
-        self._events = os.open(os.environ[virtual.EVENTS], os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._events = os.open(os.environ[EVENTS], os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def _tell(self, event: str, **content: object) -> None:
         line = f"{json.dumps({'event': event, **content}, default=str)}\n".encode()

@@ -43,6 +43,13 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return 0
     if not config.getoption("--virtual-time"):
         return None
+    from testbed.kernel.variables import is_inside
+
+    if is_inside():
+        from testbed.pytest import inside
+
+        inside.take(config)
+        return None
     from testbed.pytest import virtual
 
     return virtual.run_again(config)

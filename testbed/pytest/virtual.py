@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from testbed.backends.outside import images_of
 from testbed.errors import TestbedError, UserError
 from testbed.kernel import virtual
 from testbed.pytest import inside, state
@@ -23,10 +22,7 @@ _INTERRUPTED = 2  # pytest's
 
 
 def run_again(config: pytest.Config) -> int | None:
-    """Run this session in the kernel, and return its exit status; None in that kernel, or where several share it."""
-    if virtual.is_inside():
-        inside.take(config)
-        return None
+    """Run this session in the kernel, and return its exit status; None where several share it."""
     with ExitStack() as undo:
         try:
             seed, limit_s = _check(config)
@@ -78,13 +74,7 @@ def _dist(config: pytest.Config) -> str:
 def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack) -> RunKernel:
     """All that is made outside; returns what runs a share of this session, or the whole of it."""
     seeded = () if state.seeds_of(config) is not None else ("--testbed-seed", str(seed))
-    images = images_of(
-        state.compose_files(config),
-        profiles=config.getoption("--compose-profile"),
-        images=state.other_images(config),
-        say=_say,
-        undo=undo,
-    )
+    images = _images(config, undo) if state.has_stack(config) else {}
     virtual.prepare(_say)
 
     def run(
@@ -116,6 +106,18 @@ def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack)
         )
 
     return run
+
+
+def _images(config: pytest.Config, undo: ExitStack) -> dict[str, str]:
+    from testbed.backends.outside import images_of  # half of this module's imports
+
+    return images_of(
+        state.compose_files(config),
+        profiles=config.getoption("--compose-profile"),
+        images=state.other_images(config),
+        say=_say,
+        undo=undo,
+    )
 
 
 def _say(text: str) -> None:

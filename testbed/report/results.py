@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from testbed.evidence.stored import Session, StoredTest
 from testbed.evidence.verdict import Verdict
 from testbed.text import shortened, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _COLOURS = {Verdict.HOLDS: "green", Verdict.SKIPPED: "yellow", Verdict.FAILS: "red", Verdict.INVALID: "magenta"}
 
 
 def print_session(console: Console, session: Session) -> None:
     """What it ran on, its tests, and their metrics."""
+    # Here, because each run of pytest with a lab imports this module, for its report.
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     facts = "; ".join(f"{key}: {value}" for key, value in machine_rows(session.machine))
     console.print(f"{session.started}, seed {session.seed}; {facts}", markup=False, soft_wrap=True)
     tests = Table("outcome", "test", "impaired", "duration", box=box.SIMPLE_HEAD, pad_edge=False)

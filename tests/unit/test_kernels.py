@@ -17,13 +17,13 @@ from testbed.pytest.share import Share
 STAND_IN = """
 import os, subprocess
 from testbed.errors import EnvironmentUnfitError
-from testbed.kernel import virtual
+from testbed.kernel import variables, virtual
 
 def run(argv, *, seed, cwd, outputs, environment, say, stdout, stderr, spin_limit_s, stop=None):
-    additions = {} if outputs.event is None else {virtual.EVENTS: f"{cwd}/events-{id(outputs)}"}
+    additions = {} if outputs.event is None else {variables.EVENTS: f"{cwd}/events-{id(outputs)}"}
     for file in additions.values():
         open(file, "w").close()
-    words = {**os.environ, virtual.INSIDE: "1", "KERNEL_SEED": str(seed), **environment, **additions}
+    words = {**os.environ, variables.INSIDE: "1", "KERNEL_SEED": str(seed), **environment, **additions}
     with subprocess.Popen(argv, cwd=cwd, env=words, stdout=stdout, stderr=stderr) as process:
         read = ""
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -388,3 +389,13 @@ def test_uses_of_private_members_are_seen() -> None:
         "from testbed.units import _parse\nself._own\nother._hosts.x\nrow._replace(a=1)\nmine._mine\n_mine = 1"
     )
     assert _foreign(*_private(tree), {"_hosts", "_mine"}) == ["testbed.units._parse", "line 3: other._hosts"]
+
+
+def test_a_local_lab_and_its_report_import_nothing_of_an_engine() -> None:
+    """Each pytest in virtual time imports them, and an engine's library takes longer than a small stack to start."""
+    code = (
+        "import sys, testbed.backends.choice, testbed.backends.local.lab, testbed.pytest.inside, testbed.report.run; "
+    )
+    code += "print([name for name in ('docker', 'requests', 'rich', 'scipy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -9,9 +9,9 @@ from typing import NoReturn
 
 import pytest
 
-from testbed import LocalLab
+from testbed import ComposeLab, LocalLab
 from testbed.backends import terminal
-from testbed.backends.choice import LABS, origins_of
+from testbed.backends.choice import lab_type, origins_of
 from testbed.backends.local import lab
 from testbed.backends.local.blueprint import ServicePlan
 from testbed.backends.local.localagent import LocalAgent
@@ -73,7 +73,7 @@ def test_a_terminal_that_nobody_takes_is_closed() -> None:
 
 
 def test_each_kind_of_lab_can_be_chosen_by_its_name() -> None:
-    assert ("auto", *LABS) == LAB_CHOICES
+    assert [lab_type(kind) for kind in LAB_CHOICES[1:]] == [ComposeLab, LocalLab]
 
 
 def test_where_the_programs_of_each_service_are_from_is_one_line(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from testbed.backends.docker import images
 from testbed.errors import EnvironmentUnfitError, ImageBuildError
 from testbed.images import archive
 from testbed.images.found import FoundImage, content_of
@@ -97,6 +96,8 @@ class PodmanOrBuildah:
             raise ImageBuildError(
                 f"service {shown(service)}: `build: {others[0]}` is not for {self.name}: a Docker engine builds it"
             )
+        from testbed.backends.docker import images  # with the engine's library, which nothing else here needs
+
         repository, digest = images.service_image(build, service)
         tag = f"localhost/{repository}:{digest or 'latest'}"
         if digest is not None and (present := self.find(tag)) is not None:

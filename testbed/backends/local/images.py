@@ -11,22 +11,23 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from testbed import kernel
-from testbed.backends.docker import building, runs
-from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine, NoEngineError
 from testbed.backends.docker.streams import Chunks
 from testbed.backends.local import owners
 from testbed.backends.local.builders import PodmanOrBuildah
 from testbed.compose.command import Composer
-from testbed.errors import ImageBuildError
+from testbed.errors import EnvironmentUnfitError, ImageBuildError
 from testbed.images import archive
 from testbed.images.cache import Cache, CachedImage, start_of_machine
 from testbed.images.found import FoundImage, content_of
 from testbed.images.settings import HealthCheck, Settings, of_config, platform_problem
 from testbed.images.unpack import Lost, unpack_exported
 from testbed.text import shown
+
+if TYPE_CHECKING:
+    from testbed.backends.docker.engine import Engine, NoEngineError
 
 _NEITHER = "neither podman nor buildah is installed (apt-get install buildah)"
 
@@ -103,6 +104,9 @@ class MachinesImages(Images):
     @cached_property
     def engine(self) -> Engine | NoEngineError:
         """The Docker engine, or why none answers."""
+        # Here, because most stacks that run on this machine's programs would start sooner than its library is imported.
+        from testbed.backends.docker.engine import Engine, NoEngineError
+
         try:
             return Engine()
         except NoEngineError as error:
@@ -116,13 +120,15 @@ class MachinesImages(Images):
     def tried(self) -> str:
         """See `Images`."""
         engine, builder = self.engine, self._builder
-        first = engine.reason if isinstance(engine, NoEngineError) else "the Docker engine has none of this name"
+        first = (
+            engine.reason if isinstance(engine, EnvironmentUnfitError) else "the Docker engine has none of this name"
+        )
         return f"{first}, {f'{builder.name} has none' if builder else _NEITHER}"
 
     @property
     def builder(self) -> str:
         """See `Images`."""
-        if isinstance(self.engine, Engine):
+        if not isinstance(self.engine, EnvironmentUnfitError):
             return "Compose and the Docker engine"
         return "" if self._builder is None else self._builder.name
 
@@ -130,19 +136,23 @@ class MachinesImages(Images):
     def no_builder(self) -> str:
         """See `Images`."""
         engine = self.engine
-        return f"{engine.reason if isinstance(engine, NoEngineError) else 'an engine answers'}, and {_NEITHER}"
+        return f"{engine.reason if isinstance(engine, EnvironmentUnfitError) else 'an engine answers'}, and {_NEITHER}"
 
     def pull(self, reference: str) -> str:
         """See `Images`."""
-        by = self._builder.name if isinstance(self.engine, NoEngineError) and self._builder is not None else "docker"
+        by = (
+            self._builder.name
+            if isinstance(self.engine, EnvironmentUnfitError) and self._builder is not None
+            else "docker"
+        )
         return f"Pull it ({by} pull {reference})"
 
     def find(self, reference: str) -> FoundImage | None:
         """See `Images`."""
         if reference and reference not in self._known:
             engine = self.engine
-            image = None if isinstance(engine, NoEngineError) else engine.image(reference)
-            if image is not None and isinstance(engine, Engine):
+            image = None if isinstance(engine, EnvironmentUnfitError) else engine.image(reference)
+            if image is not None and not isinstance(engine, EnvironmentUnfitError):
                 self._known[reference] = of_engine(engine, image, reference, self._say)
             else:
                 self._known[reference] = None if self._builder is None else self._builder.find(reference)
@@ -159,11 +169,13 @@ class MachinesImages(Images):
         """
         wanted = {name: body for name, body in services.items() if name not in self._built}
         engine, builder = self.engine, self._builder
-        if isinstance(engine, Engine):
+        if not isinstance(engine, EnvironmentUnfitError):
             parts = {
                 name: {key: body[key] for key in ("build", "image") if body.get(key)} for name, body in wanted.items()
             }
             parts = json.loads(json.dumps(parts).replace("$", "$$"))  # which Compose reads as one
+            from testbed.backends.docker import building
+
             config = building.with_images({"services": parts}, engine=engine, composer=composer, say=self._say)
             for name in wanted:
                 tag = config["services"][name]["image"]
@@ -265,6 +277,9 @@ def of_engine(engine: Engine, image: Any, reference: str, say: Callable[[str], N
         raise ImageBuildError(problem)
 
     def unpack(folder: Path) -> Lost:
+        from testbed.backends.docker import runs
+        from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL
+
         runs.clear_stale(engine, say)
         labels = {RUN_LABEL: secrets.token_hex(4), OWNER_LABEL: runs.owner()}
         with contextlib.closing(engine.exported(found_id, labels)) as chunks:
