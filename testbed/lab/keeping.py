@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError
 from testbed.lab.observer import SNAP_BYTES, PortCapture
 from testbed.observe.passages import losses
+from testbed.spec.links import LOCALHOST
 from testbed.spec.words import ranges, write_numbers
 from testbed.writing import refuse_links, write_whole
 
@@ -96,11 +97,12 @@ class KeptCaptures:
 
     def _begin(self, ref: LinkRef) -> None:
         """Begin to capture at the link's port, unless a capture runs there already."""
-        port = self._lab.ports.of(ref)
-        known = self._running.setdefault(ref.receivers_port, [])
+        inward = replace(ref.receivers_port, out=False)  # captures have both directions of a cable
+        port = self._lab.ports.at(inward.host, inward.network)
+        known = self._running.setdefault(inward, [])
         if known and known[-1][0] is port:
             return
-        capture = self._lab.capture(f"{ref.receivers_port.host} on {ref.network}", snap_bytes=SNAP_BYTES)
+        capture = self._lab.capture(f"{inward.host} on {ref.network}", snap_bytes=SNAP_BYTES)
         try:
             capture.begin()
         except LabError as error:
@@ -131,7 +133,7 @@ class KeptCaptures:
         here = {
             applied.link: applied.impairment
             for applied in self._lab.ledger.history
-            if applied.link.receivers_port == capture.port and not applied.link.beyond
+            if applied.link.receivers_port == capture.port and applied.link.far in ("", LOCALHOST)
         }
         if len(capture.packets) > _MOST_NUMBERED:
             return [LinkLosses(ref, unknown="too many packets to say by number which were lost") for ref in here]
@@ -140,7 +142,7 @@ class KeptCaptures:
             chosen = partial(
                 losses,
                 capture.capture,
-                self._lab.hosts[ref.src].marks(ref.network),
+                self._marks(ref),
                 protocol=ref.traffic.protocol,
                 port=ref.traffic.port,
                 longest_s=(impairment.delay_s or 0.0) + 4 * (impairment.jitter_s or 0.0),
@@ -156,6 +158,13 @@ class KeptCaptures:
                 why = "" if certain else "which numbers is not known: packets came while its sequence began"
                 lost.append(LinkLosses(ref, count, tuple(numbers), why))
         return lost
+
+    def _marks(self, ref: LinkRef) -> Sequence[str]:
+        """What the packets of a link come from."""
+        if not ref.beyond:
+            return self._lab.hosts[ref.src].marks(ref.network)
+        source = self._lab.ports.source(ref)
+        return () if source is None else source.addresses
 
     def drop(self) -> None:
         """End every capture and forget the packets."""

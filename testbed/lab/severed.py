@@ -14,6 +14,7 @@ from typing import Any, Self
 from testbed import units
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.evidence.verdict import Verdict
+from testbed.lab import beyond
 from testbed.lab.playback import Playback
 from testbed.netem import fragments, qdisc, readback, rejecting
 from testbed.netem.schedule import Moment, Schedule
@@ -214,7 +215,7 @@ def evidence(
     )
     narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
     problems = [problem for problem in (fragments.problem(ref.traffic, others), *past) if problem]
-    warnings = [] if lost_packets else ["no packet met the cut"]
+    warnings = [] if lost_packets else ["no packet met the cut", *filter(None, [beyond.of_names(ref)])]
     if elsewhere and lost_packets:
         warnings = [f"{elsewhere}, which this cut does not reach"]
     elif elsewhere:

@@ -43,6 +43,7 @@ REASONS = {
     "it compares two revisions of your repository": "testbed ab --base main",
     "it needs two images of yours": "testbed ab --base-image",
     "it runs your tests for a minute": "testbed doctor --noise",
+    "tests/lab/test_stacks.py runs such tests": r"pytest\.mark\.stack",
     "the files are of two runs of yours": "testbed compare",
     "it repeats a failure, which these examples have none of": "--testbed-seed",
 }
