@@ -14,12 +14,12 @@ import pytest
 import requests
 
 from testbed import ComposeLab, InvalidValueError, Lab
-from testbed.lab.waiting import await_condition
+from testbed.lab.waiting import NotSeenError, await_condition
 from tests.lab.conftest import HERE, as_one_test, lab_of
 from tests.lab.programs.bodies import PORT
 
 _PROGRAM = "/tmp/bodies.py"
-_ASKED_S = 0.04
+_ASKED_S, _EXACT_S = 0.04, 0.0005
 _MB = 1_000_000
 _FRAME_BYTES = 1514
 _ASK = """
@@ -95,8 +95,12 @@ def test_a_request_of_this_process_is_late_by_what_is_asked_and_those_to_others_
         seen.append(took(session, lab, "api"))
         return min(seen) - before_s
 
-    # A busy machine is late now and then, but not each time.
-    await_condition(added_s, lambda added: added <= _ASKED_S + 0.0005, deadline_s=30, every_s=0)
+    # A busy machine is late now and then, and a very busy one each time.
+    try:
+        await_condition(added_s, lambda added: added <= _ASKED_S + _EXACT_S, deadline_s=20, every_s=0)
+    except NotSeenError:
+        assert os.getloadavg()[0] > (os.cpu_count() or 1), "the machine was quiet"
+        assert added_s() <= _ASKED_S + 10 * _EXACT_S
     assert min(seen) >= _ASKED_S
     assert least(session, lab, "other") < 0.02
     lab.verifier.verify()
