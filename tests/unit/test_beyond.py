@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from ipaddress import ip_address
 from itertools import pairwise
 
 import pytest
 
+from testbed.agent import devices, relay
 from testbed.errors import InvalidValueError
 from testbed.lab import beyond
 from testbed.lab.channel import Channel
@@ -109,3 +113,47 @@ def test_another_process_takes_up_such_a_link() -> None:
 
 
 _NO_CHANNEL: Channel = None  # type: ignore[assignment]  # nothing is said to it
+
+
+def test_the_machines_own_addresses_are_those_that_a_socket_can_be_bound_to() -> None:
+    addresses = devices.own_addresses()
+    assert len(set(addresses)) == len(addresses)
+    assert not [address for address in addresses if ip_address(address).is_loopback]
+    for address in addresses:
+        if ip_address(address).version == 4:
+            with socket.socket() as own:
+                own.bind((address, 0))
+
+
+def test_relayed_connections_do_not_wait_for_one_that_the_host_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to a host may be cut, and others are reached meanwhile."""
+    taken, free = threading.Event(), threading.Event()
+    real = socket.create_connection
+
+    def slow(target: tuple[str, int], **_: object) -> socket.socket:
+        if target[1] == 1:
+            taken.set()
+            free.wait(10)
+            raise OSError("nobody")
+        return real(target)
+
+    monkeypatch.setattr(socket, "create_connection", slow)
+    here = ("127.0.0.1", 0)
+    with socket.create_server(here) as cut, socket.create_server(here) as well, socket.create_server(here) as host:
+        published = [(cut.dup(), ("127.0.0.1", 1)), (well.dup(), host.getsockname())]
+        threading.Thread(target=relay.serve, args=[published], daemon=True).start()
+        waiting = real(cut.getsockname(), timeout=10)
+        assert taken.wait(10)
+        with real(well.getsockname(), timeout=10) as client:
+            host.settimeout(10)
+            inner, _ = host.accept()
+            with inner:
+                client.sendall(b"word")
+                assert inner.recv(9) == b"word"
+                client.shutdown(socket.SHUT_WR)
+                assert inner.recv(9) == b""
+                inner.sendall(b"answer")
+            assert client.recv(9) == b"answer"
+        free.set()
+        assert waiting.recv(9) == b""
+        waiting.close()
