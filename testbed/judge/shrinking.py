@@ -77,7 +77,7 @@ class Scenario:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
+class LostNumbers:
     """The packets that a link has lost, by number."""
 
     numbers: tuple[int, ...]
@@ -90,16 +90,16 @@ class SpentError(Exception):
 class Shrinking:
     """One failure, made smaller. `best` is the smallest scenario so far that fails; at first the one that was found."""
 
-    def __init__(self, found: Scenario, fails: Callable[[Scenario], bool], *, most_tries: int) -> None:
-        self.best = found
+    def __init__(self, whole: Scenario, fails: Callable[[Scenario], bool], *, most_tries: int) -> None:
+        self.best = whole
         self.tries = 0
         self.complete = False
         """Whether nothing that is tried makes it smaller still; else the tries ended first."""
         self._fails = fails
         self._most = most_tries
-        self._tried: set[Hashable] = {found.key}
+        self._tried: set[Hashable] = {whole.key}
 
-    def run(self, lost: Mapping[LinkRef, Lost]) -> None:
+    def run(self, lost: Mapping[LinkRef, LostNumbers]) -> None:
         """Until nothing makes it smaller, or the most tries are made. ``lost``: by the links of the scenario found."""
         try:
             self._number(lost)
@@ -125,7 +125,7 @@ class Shrinking:
             self.best = scenario
         return fails
 
-    def _number(self, lost: Mapping[LinkRef, Lost]) -> None:
+    def _number(self, lost: Mapping[LinkRef, LostNumbers]) -> None:
         """Lose the same packets by their numbers: of all links at once, or else of each for which that fails too.
 
         Of a link that is impaired several times in a test, the numbers of its packets are not those of one impairment.

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.shrinking import Lost, Put, Scenario, Shrinking
+from testbed.judge.shrinking import LostNumbers, Put, Scenario, Shrinking
 from testbed.pytest import running, state
 from testbed.pytest.again import After, forget
 from testbed.pytest.markers import id_of
@@ -188,8 +188,8 @@ class Tries:
         try:
             first = self._run(item, after, None)
             run = item.stash[running.RUN]
-            found = Scenario(dict(first.puts), dict(first.work))
-            if not found.puts and not found.work:
+            whole = Scenario(dict(first.puts), dict(first.work))
+            if not whole.puts and not whole.work:
                 return None
             option.testbed_capture = "never"
 
@@ -197,9 +197,9 @@ class Tries:
                 self._run(item, after, scenario)
                 return self.crash == crash
 
-            shrinking = Shrinking(found, fails, most_tries=most_tries - 1)
+            shrinking = Shrinking(whole, fails, most_tries=most_tries - 1)
             repeated = self.crash == crash
-            lost = {losses.link: Lost(numbers=losses.numbers) for losses in run.lost if not losses.unknown}
+            lost = {losses.link: LostNumbers(numbers=losses.numbers) for losses in run.lost if not losses.unknown}
             if repeated:
                 state.sayer(self._config)(f"{id_of(item)}: the failure of seed {seed} is made smaller")
                 try:
@@ -209,7 +209,7 @@ class Tries:
             return Shrunk(
                 seed=seed,
                 tries=shrinking.tries + 1,
-                found=found,
+                found=whole,
                 best=shrinking.best,
                 lost_packets=sum(len(of_link.numbers) for of_link in lost.values()),
                 marked=frozenset(run.wanted.links if run.wanted else ()),

@@ -159,13 +159,13 @@ def test_a_bug_of_one_seed_in_two_hundred_is_found_and_made_as_small_as_one_lost
     assert (shrunk["lost_packets"], shrunk["at_most"]) == ({"found": 3, "by_number": 1}, {"messages": 1})
     assert shrunk["complete"]
     assert shrunk["tries"] <= 20
-    told = re.search(
+    line = re.search(
         r"  made smaller .*\n    no impairment of client -> server on default\n    (@pytest.*)\n", done.stdout
     )
-    assert told is not None, done.stdout
+    assert line is not None, done.stdout
     body = farewell_project.TEST.partition("def test_bye(lab")[2].replace("at_most(20,", "at_most(1,")
     (tmp_path / "test_told.py").write_text(
-        f"import pytest\n@pytest.mark.parametrize('again', range(10))\n{told[1]}\ndef test_bye(again, lab{body}"
+        f"import pytest\n@pytest.mark.parametrize('again', range(10))\n{line[1]}\ndef test_bye(again, lab{body}"
     )
     assert "10 failed" in run(tmp_path, "--testbed-seed", "5", "--tb=no", "test_told.py").stdout
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.judge.shrinking import Lost, Put, Scenario, Shrinking, minimised, numbered
+from testbed.judge.shrinking import LostNumbers, Put, Scenario, Shrinking, minimised, numbered
 from testbed.pytest.shrinking import Shrunk
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import LinkRef
@@ -29,7 +29,7 @@ def shrunk(
     most_tries: int = 1000,
 ) -> Shrinking:
     shrinking = Shrinking(Scenario(puts, work or {}), fails, most_tries=most_tries)
-    shrinking.run({link: Lost(numbers=tuple(numbers)) for link, numbers in lost.items()})
+    shrinking.run({link: LostNumbers(numbers=tuple(numbers)) for link, numbers in lost.items()})
     return shrinking
 
 
@@ -154,15 +154,15 @@ def test_a_trace_that_holds_packets_is_not_written_as_steps() -> None:
 
 
 def test_what_is_told_can_be_pasted_into_the_test() -> None:
-    found = Scenario({Put(THERE, 0): LOSSY, Put(BACK, 0): LOSSY, Put(BACK, 1): LOSSY}, {"messages": 20})
+    whole = Scenario({Put(THERE, 0): LOSSY, Put(BACK, 0): LOSSY, Put(BACK, 1): LOSSY}, {"messages": 20})
     best = Scenario(
         {Put(THERE, 0): Impairment(drop_packets=((3, 3), (7, 9))), Put(BACK, 0): CLEAN, Put(BACK, 1): LOSSY},
         {"messages": 2},
     )
-    told = Shrunk(
-        seed=9, tries=30, found=found, best=best, lost_packets=6, marked=frozenset({THERE, BACK}), complete=False
+    shrunk = Shrunk(
+        seed=9, tries=30, found=whole, best=best, lost_packets=6, marked=frozenset({THERE, BACK}), complete=False
     )
-    assert told.lines() == [
+    assert shrunk.lines() == [
         "made smaller by 30 tries; the most tries were made, so it may become smaller still: 6 lost packets, now 4 by "
         "number; the same failure comes (with --testbed-seed 9) of",
         "  @pytest.mark.impair(\"a -> b on lan\", drop_packets='3, 7-9')",
@@ -172,4 +172,4 @@ def test_what_is_told_can_be_pasted_into_the_test() -> None:
         "  at_most(2, 'messages'), not 20",
     ]
     assert Impairment.parse({"drop_packets": "3, 7-9"}) == best.puts[Put(THERE, 0)]
-    assert replace(told, best=found).lines() == ["not made smaller by 30 tries"]
+    assert replace(shrunk, best=whole).lines() == ["not made smaller by 30 tries"]
