@@ -267,6 +267,7 @@ class ComposeLab(StackLab[ComposeHost]):
 
     def _hosts_of(self, containers: Sequence[Container]) -> dict[str, ComposeHost]:
         """The hosts that these containers are, by name, in the order of the Compose file."""
+        self.machine_is_ours = self.engine.machine is None
         named = {host_name(self.topology, container.labels): container for container in containers}
         return {
             name: ComposeHost(self, name, named[name], engine=self.engine, beside=self._starting.beside)
@@ -420,11 +421,6 @@ class ComposeLab(StackLab[ComposeHost]):
 
     # --- ports -----------------------------------------------------------------------------------
 
-    @property
-    def machine_is_ours(self) -> bool:  # type: ignore[override]  # read lazily: collection must not need an engine
-        """Whether the engine is on this machine."""
-        return self.engine.machine is None
-
     def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:
         """See `Backend`."""
         attached = super().attach(host, network, to_count=to_count)
@@ -457,5 +453,4 @@ class ComposeLab(StackLab[ComposeHost]):
 
     def processor_times(self) -> Mapping[str, tuple[object, float]]:
         """See `KernelReadings`."""
-        times = {name: host.processor_time() for name, host in self._hosts.items()}
-        return {name: time for name, time in times.items() if time is not None}
+        return {name: time for name, host in self._hosts.items() if (time := host.processor_time()) is not None}
