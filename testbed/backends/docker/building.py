@@ -49,7 +49,8 @@ def with_images(
         with tempfile.TemporaryFile() as log:
 
             def last() -> str:
-                return f"building {', '.join(missing)}; last line: {last_line(_end_of(log))}"
+                line = last_line(_end_of(log))
+                return f"building {', '.join(missing)}{line and f'; last line: {line}'}"
 
             with said_while(say, last):
                 failed = composer.build(config, missing, timeout_s=DEADLINE_S, output=log)
