@@ -191,7 +191,7 @@ def _make(part: Part, missing: Mapping[int, Sequence[Path]], report: Report) -> 
 def _compared(part: Part, number: int, files: Sequence[Path], place: Path, running: list[subprocess.Popen[str]]) -> str:
     """Run `testbed ab` once in a repository of its own, and keep its verdicts; a line about them."""
     name = files[0].stem
-    shop, results = _repository(place / name), place / f"{name}-results"
+    shop, results = repository(place / name), place / f"{name}-results"
     plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # a start with the latter takes twice as long
     pytest = ["--lab", "local", "--testbed-lateness", "warn", *plugins, part.tests[number % len(part.tests)]]
     argv = [sys.executable, "-m", "testbed.commands.cli", "ab", *part.words, "--keep", str(results), "--json", "--"]
@@ -242,7 +242,7 @@ def _commit() -> str:
     return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _repository(folder: Path) -> Path:
+def repository(folder: Path) -> Path:
     """The shop as it is, tagged ``base``; checked out with all faults planted."""
     shutil.copytree(_SHOP, folder, ignore=shutil.ignore_patterns("__pycache__", "report"))
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import common
+from benchmarks import common, virtual_versions
 from benchmarks.common import BenchmarkError, Check, Report
 from testbed.kernel import building, bytecode
 from tests.lab.programs import exchange_project
@@ -67,6 +67,7 @@ def measure(report: Report) -> None:
         report.check(
             Check(name="files that differ between two runs of one seed", value=differing, bound=0, unit="files")
         )
+    virtual_versions.measure(report)
 
 
 def _measure_seeds(report: Report, folder: Path, seeds: int) -> None:

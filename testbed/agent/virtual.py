@@ -118,6 +118,8 @@ def _furnish(machine: Mapping[str, Any]) -> None:
     for number, folder in enumerate(hidden):
         Path(folder).mkdir(parents=True, exist_ok=True)
         kernelcalls.bind(_BOOT / str(number), folder)
+    for seen, folder in machine["instead"].items():
+        kernelcalls.bind(folder, seen)
     kernelcalls.mount("tmpfs", _BOOT, "tmpfs", 0, "mode=1777")  # the local lab's
     for name, shared, flags in ((STAGE, str(_STAGE), 0), (ROOT, "/", kernelcalls.MS_RDONLY)):
         (_KEPT / name).mkdir(parents=True)

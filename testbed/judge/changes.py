@@ -18,6 +18,17 @@ class Change(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Of a cell in virtual time: under how many seeds head is what."""
+
+    of: int
+    identical: int
+    worse: int
+    """Than base, by more than the least effect."""
+    better: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """A cell and its verdict. Effects are shares of base (0.05: 5 % more); of counts and shares, plain differences."""
 
@@ -33,3 +44,5 @@ class Judged:
     """The smallest effect for the worse that these runs would have told; None if none would have been."""
     more: int | None = None
     """Of an undecided one: how many more pairs it takes, if they are as these were; None if no number would do."""
+    seeds: Seeds | None = None
+    """In virtual time: the seeds; ``low`` and ``high`` are then the least and the most under any of them."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from testbed.judge.cells import Cell, Run, TestRun, cells, matched
 from testbed.judge.changes import Change, Judged
+from testbed.judge.exact import Parting, of_seeds, parted
 from testbed.judge.paired import of_pairs
 from testbed.judge.unpaired import of_samples
 
@@ -65,6 +66,12 @@ class Comparison:
     """In what the runs differ that should be alike, where that was allowed."""
     not_judged: tuple[str, ...] = ()
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    exact: bool = False
+    """Whether the runs were in virtual time, so that each difference is the version's."""
+    parted: tuple[Parting, ...] = ()
+    """In virtual time: where each test that differs does so first."""
+    identical: tuple[str, ...] = ()
+    """In virtual time: the tests that are identical under every seed."""
 
     def of(self, change: Change) -> list[Judged]:
         """The cells with this verdict."""
@@ -105,11 +112,12 @@ def compare(
     across: Sequence[str] = (),
     problems: Sequence[str] = (),
     brief: bool = False,
+    exact: bool = False,
 ) -> Comparison:
     """Judge head against base: by pairs where seeds agree, else as two independent samples.
 
     ``across``: in what the runs differ that should be alike; ``problems``: what else could not be compared; both are
-    handed on. ``brief``: pairs without bounds, for many looks in a row.
+    handed on. ``brief``: pairs without bounds, for many looks in a row. ``exact``: pairs of virtual time.
     """
     pairs = matched(base, head)
     if pairs:
@@ -123,10 +131,12 @@ def compare(
         )
         base_runs, head_runs = ([run for run in runs if run.invalid is None] for runs in (base, head))
     collected = cells(base_runs, head_runs, paired=bool(pairs), quantiles=quantiles)
-    judged = judge(collected.cells, paired=bool(pairs), alpha=alpha, brief=brief)
+    judged = judge(collected.cells, paired=bool(pairs), alpha=alpha, brief=brief, exact=exact)
+    partings, identical = parted(base_runs, head_runs) if exact and pairs else ((), ())
     return Comparison(
         paired=bool(pairs), base_runs=len(base_runs), head_runs=len(head_runs), thrown_away=thrown,
-        one_after_other=bool(pairs) and _one_after_other(base_runs, head_runs),
+        exact=exact, parted=partings, identical=identical,
+        one_after_other=bool(pairs) and not exact and _one_after_other(base_runs, head_runs),
         unmatched=len(base) + len(head) - 2 * len(pairs) if pairs else 0, alpha=alpha, judged=judged,
         broken=_broken(judged, head_runs), problems=(*problems, *collected.problems), across=tuple(across),
         not_judged=tuple(collected.not_judged), only=collected.only,
@@ -141,10 +151,14 @@ def _one_after_other(base: Sequence[Run], head: Sequence[Run]) -> bool:
     return times[0][-1] < times[1][0] or times[1][-1] < times[0][0]
 
 
-def judge(compared: Sequence[Cell], *, paired: bool, alpha: float = ALPHA, brief: bool = False) -> tuple[Judged, ...]:
+def judge(
+    compared: Sequence[Cell], *, paired: bool, alpha: float = ALPHA, brief: bool = False, exact: bool = False
+) -> tuple[Judged, ...]:
     """A verdict on each cell, for a false-alarm rate of ``alpha`` over all of them."""
     if not compared:
         return ()
+    if exact:
+        return tuple(of_seeds(cell, alpha / len(compared)) for cell in compared)
     if paired:
         return tuple(of_pairs(cell, math.log(len(compared) / alpha), brief=brief) for cell in compared)
     return tuple(of_samples(cell, alpha / len(compared)) for cell in compared)

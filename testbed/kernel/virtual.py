@@ -65,6 +65,12 @@ class Outputs:
     """Files that are put here at its end."""
     event: Callable[[str], None] | None = None
     """Takes each line that the program writes to a file of its own, as it comes."""
+    into: Path | None = None
+    """A folder that all of these are put into instead, each under its own name."""
+
+    def place(self, path: Path) -> Path:
+        """Where such a folder or file is put."""
+        return path if self.into is None else self.into / path.name
 
 
 class _Target(Protocol):
@@ -112,6 +118,7 @@ def run(
     stderr: BinaryIO,
     spin_limit_s: float,
     stop: threading.Event | None = None,
+    instead: Mapping[Path, Path] | None = None,
 ) -> int:
     """Run a program so, and relay its output; returns its exit status.
 
@@ -119,7 +126,7 @@ def run(
 
     ``environment``: additions to this process's. ``spin_limit_s``: a program that burns so much processor time while
     the clock stands still is ended by SIGFPE, so that Python prints its stack. ``stop``: another thread sets it to end
-    the kernel early.
+    the kernel early. ``instead``: folders that the program sees in place of others, by those.
 
     Raises UserError and EnvironmentUnfitError if there is no kernel, it does not start, or it does not run to its end.
     Output that was written until then is kept.
@@ -130,7 +137,8 @@ def run(
         kept = stage / "out"
         for number, folder in enumerate(outputs.folders):
             (kept / f"folder-{number}").mkdir(parents=True)
-            folder.mkdir(parents=True, exist_ok=True)  # or it would be there in later runs alone, and take time there
+            # Or it would be there in later runs alone, and take time there.
+            outputs.place(folder).mkdir(parents=True, exist_ok=True)
         kept.mkdir(exist_ok=True)
         one_output = _same_file(stdout, stderr)
         names = ("stdout",) if one_output else ("stdout", "stderr")
@@ -150,7 +158,8 @@ def run(
             "start_ns": _START_NS,
             "argv": list(argv),
             "cwd": str(cwd),
-            "folders": _needed(cwd),
+            "folders": _needed(cwd, *(instead or {}), *(instead or {}).values()),
+            "instead": {str(seen): str(folder) for seen, folder in (instead or {}).items()},
             "written": [str(folder.absolute()) for folder in outputs.folders],
             "files": [str(file.absolute()) for file in outputs.files],
             "one_output": one_output,
@@ -238,9 +247,9 @@ def _kernel_seed(seed: int) -> str:
     return f"{number:020d}"
 
 
-def _needed(cwd: Path) -> list[str]:
+def _needed(*own: Path) -> list[str]:
     """Folders that the program needs, wherever they are; the kernel's own /tmp and /run would hide them."""
-    folders = {str(cwd), sys.prefix, sys.base_prefix, str(Path(testbed.agent.__file__).parent.parent.parent)}
+    folders = {*map(str, own), sys.prefix, sys.base_prefix, str(Path(testbed.agent.__file__).parent.parent.parent)}
     folders |= {path for path in map(os.path.realpath, filter(None, sys.path)) if Path(path).is_dir()}
     folders.add(str(kernel.cache()))
     return sorted(folder for folder in folders if Path(folder).is_dir())
@@ -255,11 +264,11 @@ def _same_file(one: BinaryIO, other: BinaryIO) -> bool:
 def _keep(kept: Path, outputs: Outputs) -> None:
     """Put the outputs in their places. Raises EnvironmentUnfitError."""
     try:
-        for number, folder in enumerate(outputs.folders):
+        for number, folder in enumerate(map(outputs.place, outputs.folders)):
             shutil.copytree(kept / f"folder-{number}", folder, dirs_exist_ok=True, symlinks=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
-        for number, file in enumerate(outputs.files):
+        for number, file in enumerate(map(outputs.place, outputs.files)):
             if (source := kept / f"file-{number}").exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, file)

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from testbed.evidence.metric import in_unit
 from testbed.judge.cells import Cell, Kind
-from testbed.judge.changes import Change, Judged
+from testbed.judge.changes import Change, Judged, Seeds
 from testbed.judge.comparison import Broken, Comparison
-from testbed.text import shortened, visible
+from testbed.judge.exact import Parting
+from testbed.text import several, shortened, visible
 
 LINES_THAT_MATTER = 5
 _MOST_LISTED = 3
@@ -29,7 +30,7 @@ def headline(comparison: Comparison) -> str:
     """The verdict in one line."""
     counts = ", ".join(f"{len(cells)} {change}" for change in Change if (cells := comparison.of(change)))
     runs = (
-        f"{comparison.base_runs} pairs"
+        f"{comparison.base_runs} {'seeds in virtual time' if comparison.exact else 'pairs'}"
         if comparison.paired
         else (f"{comparison.base_runs} runs of base and {comparison.head_runs} of head")
     )
@@ -62,12 +63,35 @@ def broken_line(broken: Broken) -> str:
 def cell_line(judged: Judged) -> str:
     """A cell and its verdict in a sentence."""
     cell = judged.cell
-    return f"{cell.test}: {cell.name} ({cell.links}): {judged.change}: {effect(judged)}{_outlook(judged)}"
+    seeds = f"; {seeds_in_words(judged.seeds)}" if judged.seeds is not None else ""
+    return f"{cell.test}: {cell.name} ({cell.links}): {judged.change}: {effect(judged)}{seeds}{_outlook(judged)}"
+
+
+def seeds_in_words(seeds: Seeds) -> str:
+    """Under how many seeds a cell is what."""
+    if seeds.identical == seeds.of:
+        return f"identical under all {seeds.of} seeds"
+    counts = [
+        f"{word} under {count}" for word, count in (("worse", seeds.worse), ("better", seeds.better)) if count
+    ] or ["different, by less than matters, under " + str(seeds.of - seeds.identical)]
+    return f"{' and '.join(counts)} of {seeds.of} seeds"
+
+
+def parting_line(parting: Parting) -> str:
+    """Where a test of head first is not what it was on base."""
+    return (
+        f"{parting.test}: differs under {parting.differing} of {parting.seeds} seeds; first under seed {parting.seed}, "
+        f"in {parting.what}: {parting.base} in base, {parting.head} in head"
+    )
 
 
 def how(comparison: Comparison) -> str:
     """By what the versions were compared."""
     pairing = "paired by seed" if comparison.paired else "two independent samples: no seed is in both"
+    if comparison.exact:
+        pairing = (
+            "seed by seed in virtual time: what is identical is so for certain, and each difference is the version's"
+        )
     parts = [f"{pairing}, false alarms at most {comparison.alpha:.0%} over {len(comparison.judged)} cells"]
     if comparison.one_after_other:
         parts.append("one version was run after the other, so what the machine did meanwhile counts as a difference")
@@ -162,10 +186,14 @@ def _print_table(console: Console, comparison: Comparison) -> None:
 
 
 def notes(comparison: Comparison) -> Iterator[str]:
-    """What was left out."""
+    """Where versions part in virtual time; what was left out."""
+    if comparison.exact and comparison.base_runs:
+        yield from map(parting_line, comparison.parted)
+        if comparison.identical:
+            listed = several(comparison.identical, _MOST_LISTED)
+            yield f"identical to the last bit under every one of {comparison.base_runs} seeds: {listed}"
     for side, tests in comparison.only.items():
-        more = f" and {len(tests) - _MOST_LISTED} more" if len(tests) > _MOST_LISTED else ""
-        yield f"only in {side}, and not compared: {', '.join(tests[:_MOST_LISTED])}{more}"
+        yield f"only in {side}, and not compared: {several(tests, _MOST_LISTED)}"
     if comparison.not_judged:
         yield f"not judged, as neither more nor less is worse: {', '.join(comparison.not_judged)}"
     yield from (f"thrown away: {reason}" for reason in comparison.thrown_away)
@@ -216,6 +244,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "failing": comparison.failing,
         "not_judged": list(comparison.not_judged),
         "only": {side: list(tests) for side, tests in comparison.only.items()},
+        "exact": comparison.exact,
+        "parted": [vars(parting) for parting in comparison.parted],
+        "identical": list(comparison.identical),
         "broken": [{**vars(broken), "change": str(broken.change)} for broken in comparison.broken],
         "cells": [_cell_json(judged) for judged in comparison.judged],
     }
@@ -227,7 +258,9 @@ def _cell_json(judged: Judged) -> dict[str, Any]:
         "test": cell.test, "metric": cell.metric, "part": cell.part, "links": cell.links, "unit": cell.unit,
         "kind": str(cell.kind), "better": cell.better, "least_effect": cell.least_effect, "decides": cell.decides,
         "change": str(judged.change), "effect": judged.effect, "low": judged.low, "high": judged.high,
-        "findable": judged.findable, "more": judged.more, "base": list(cell.base), "head": list(cell.head),
+        "findable": judged.findable, "more": judged.more,
+        "seeds": vars(judged.seeds) if judged.seeds is not None else None,
+        "base": list(cell.base), "head": list(cell.head),
     }  # fmt: skip
 
 

@@ -94,6 +94,11 @@ def worktree(here: Checkout, commit: str) -> Iterator[Path]:
         _remove(place, here.top)
 
 
+def top_of(here: Checkout, folder: Path) -> Path:
+    """The top of the checkout whose folder corresponds to the user's."""
+    return folder.parents[len(Path(here.prefix).parts) - 1] if here.prefix else folder
+
+
 def clear_stale(say: Callable[[str], None]) -> int:
     """Remove the worktrees whose makers are dead; how many there were."""
     removed = 0

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -168,6 +169,42 @@ def test_a_bug_of_one_seed_in_two_hundred_is_found_and_made_as_small_as_one_lost
         f"import pytest\n@pytest.mark.parametrize('again', range(10))\n{line[1]}\ndef test_bye(again, lab{body}"
     )
     assert "10 failed" in run(tmp_path, "--testbed-seed", "5", "--tb=no", "test_told.py").stdout
+
+
+def test_a_version_is_identical_to_itself_and_another_is_told_apart_from_the_first_seed_on(folder: Path) -> None:
+    """Although the folder has files that git does not know."""
+    (folder / "test_ab.py").write_text(exchange_project.test_of(count=4, every_s=5))
+
+    def compared() -> tuple[int, dict[str, Any]]:
+        argv = [sys.executable, "-m", "testbed.commands.cli", "ab", "--virtual-time", "--base", "base", "--json"]
+        done = subprocess.run(
+            [*argv, "--pairs", "2", "--keep", f"ab-{uuid4().hex}", "--", "test_ab.py", "-p", "no:cacheprovider"],
+            cwd=folder, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    def commit(*tag: str) -> None:
+        git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-C", str(folder)]
+        for words in (["add", "-A"], ["commit", "-q", "-m", "x"], *([["tag", *tag]] if tag else [])):
+            subprocess.run([*git, *words], check=True)
+
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    (folder / ".gitignore").write_text("ab-*\n__pycache__\n")
+    commit("base")
+    (folder / "ab-notes").write_text("Not in the other checkout.")
+    status, alike = compared()
+    assert (status, alike["change"], alike["identical"]) == (0, "same", ["test_ab.py::test_messages"])
+    client = folder / "programs" / "client.py"
+    client.write_text(client.read_text().replace("time.sleep(every_s)", "time.sleep(every_s * 1.5)"))
+    commit()
+    status, other = compared()
+    assert (status, other["identical"]) == (3, []), "two seeds are too few for a verdict on all"
+    (parting,) = other["parted"]
+    assert (parting["seed"], parting["differing"]) == (1, 2)
+    assert parting["what"].startswith("metric programs: client: ")
+    (runs,) = (cell["seeds"] for cell in other["cells"] if cell["metric"].startswith("programs: client"))
+    assert runs == {"of": 2, "identical": 0, "worse": 2, "better": 0}
 
 
 def test_a_command_runs_itself_again_and_its_report_comes_back(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""Verdicts on runs in virtual time, where each difference is the version's. Pure.
+
+Without noise nothing has to be told from chance for a seed: base and head are identical under it, or they are not. Open
+is how often that is so over all seeds. A version that only sends its packets at other times loses others, and may be
+worse under one seed and better under the next.
+
+``same``       no seed is worse or better by more than the least effect; where all are identical, for certain
+``regressed``  more seeds are worse than better, by a sign test at the false-alarm rate of the comparison
+``improved``   the other way round
+``undecided``  some are worse or better, and they are too few to say which there are more of
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from testbed.judge.cells import Cell, Kind, Run, TestRun
+from testbed.judge.changes import Change, Judged, Seeds
+from testbed.judge.statistics import at_least
+from testbed.text import shown
+
+_MOST_MORE = 10_000
+_NOT_COMPARED = ("captures", "replay", "earlier_attempts")
+"""Of what the results say of a test: what tells of nothing that it did."""
+_CHARACTERS = 80
+
+
+def of_seeds(cell: Cell, alpha: float) -> Judged:
+    """The verdict on a cell; ``alpha``: the false-alarm rate of this cell."""
+    oriented = [cell.worse * difference for difference in cell.differences]
+    worse = sum(difference > cell.margin for difference in oriented)
+    better = sum(difference < -cell.margin for difference in oriented)
+    seeds = Seeds(
+        of=len(oriented),
+        identical=sum(base == head for base, head in zip(cell.base, cell.head, strict=True)),
+        worse=worse,
+        better=better,
+    )
+    change = _change(worse, better, alpha)
+    effects = [cell.as_effect(difference) for difference in cell.differences] or [0.0]
+    return Judged(
+        cell=cell,
+        change=change,
+        effect=fmean(effects) if cell.kind is Kind.COUNT else median(effects),
+        low=min(effects),
+        high=max(effects),
+        more=_more(seeds, alpha) if change is Change.UNDECIDED else None,
+        seeds=seeds,
+    )
+
+
+def _change(worse: int, better: int, alpha: float) -> Change:
+    if not worse and not better:
+        return Change.SAME
+    for count, change in ((worse, Change.REGRESSED), (better, Change.IMPROVED)):
+        if at_least(count, worse + better, 0.5) <= alpha:
+            return change
+    return Change.UNDECIDED
+
+
+def _more(seeds: Seeds, alpha: float) -> int | None:
+    """How many more seeds decide it, if they are as these were; None if no number would."""
+    for total in range(seeds.of + 1, _MOST_MORE):
+        worse, better = (round(count * total / seeds.of) for count in (seeds.worse, seeds.better))
+        if _change(worse, better, alpha) is not Change.UNDECIDED:
+            return total - seeds.of
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parting:
+    """Where a test of head first is not what it was on base."""
+
+    test: str
+    seed: int
+    """The first under which it is not."""
+    what: str
+    """The outcome, a metric, or another place in the results."""
+    base: str
+    head: str
+    differing: int
+    """Under how many seeds the test differs."""
+    seeds: int
+
+
+def parted(base: Sequence[Run], head: Sequence[Run]) -> tuple[tuple[Parting, ...], tuple[str, ...]]:
+    """Of each test of both that differs, where first; and the tests that are identical under every seed."""
+    partings, identical = [], []
+    for test in dict.fromkeys(test for run in base for test in run.tests):
+        pairs = [
+            (one.seed, one.tests[test], other.tests[test])
+            for one, other in zip(base, head, strict=True)
+            if test in one.tests and test in other.tests
+        ]
+        differences = [(seed, first) for seed, one, other in pairs if (first := first_difference(one, other))]
+        if differences:
+            seed, (what, ours, theirs) = differences[0]
+            partings.append(
+                Parting(
+                    test=test, seed=seed, what=what, base=ours, head=theirs, differing=len(differences),
+                    seeds=len(pairs),
+                )
+            )  # fmt: skip
+        elif pairs:
+            identical.append(test)
+    return tuple(partings), tuple(identical)
+
+
+def first_difference(base: TestRun, head: TestRun) -> tuple[str, str, str] | None:
+    """The first value in which two runs of a test differ: what it is, in base, in head. None: they are identical."""
+    ours, theirs = _by_name(base), _by_name(head)
+    return next(_differences(ours, theirs, ""), None)
+
+
+def _by_name(test: TestRun) -> dict[str, Any]:
+    """What the results say of a test; what matters most first."""
+    metrics = {name: list(metric.values) for name, metric in test.metrics.items()}
+    others = {key: value for key, value in test.content.items() if key not in (*_NOT_COMPARED, "outcome", "metrics")}
+    return {"outcome": str(test.outcome), "metric": metrics, **others}
+
+
+def _differences(base: object, head: object, where: str) -> Iterator[tuple[str, str, str]]:
+    if isinstance(base, Mapping) and isinstance(head, Mapping):
+        for key in dict.fromkeys((*base, *head)):
+            yield from _differences(base.get(key), head.get(key), f"{where} {key}".strip())
+    elif isinstance(base, list) and isinstance(head, list) and len(base) == len(head):
+        for number, (ours, theirs) in enumerate(zip(base, head, strict=True), start=1):
+            yield from _differences(ours, theirs, f"{where} {number}" if len(base) > 1 else where)
+    elif base != head:
+        yield where, shown(base, _CHARACTERS), shown(head, _CHARACTERS)
