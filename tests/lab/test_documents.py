@@ -33,6 +33,7 @@ REASONS = {
     "CI runs make test; tests/lab/test_demo.py runs the demo": r"make demo\n\$ make test",
     "building a kernel takes minutes; tests/lab/test_virtual_time.py runs in virtual time": r"^\$ testbed kernel build",
     "it takes a minute; tests/lab/test_virtual_time.py runs ten seeds": r"^\$ pytest --virtual-time --testbed-seeds",
+    "it takes a minute; tests/lab/test_virtual_time.py compares versions": r"^\$ testbed ab --virtual-time",
     "it asks for another machine, which tests do not have": "DOCKER_HOST=ssh://",
     "it is for Windows": "usermod",
     "it is for macOS": "limactl",

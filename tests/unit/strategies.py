@@ -1,137 +1,17 @@
-"""Hypothesis strategies: every valid impairment, and invalid ones."""
+"""Hypothesis strategies: invalid impairments, beside the valid ones of `testbed.strategies`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import assume
 from hypothesis import strategies as st
 
-from testbed.spec.features import FEATURES, WORDS, Feature
-from testbed.spec.impairment import Impairment
-from testbed.spec.words import DISTRIBUTIONS, SHARE, SIZE, TIME, TRUTH, WHOLE, Slot, ValueKind
+from testbed.spec.features import FEATURES, Feature
+from testbed.spec.words import SHARE, SIZE, TIME, TRUTH, WHOLE
+from testbed.strategies import impairments
 
-# 0, and from netem's nanosecond to an hour.
-_TIMES = st.just(0.0) | st.floats(min_value=1e-9, max_value=3600)
-# Up to the widest spread of 2³¹-1 ns.
-_SPREADS = st.floats(min_value=1e-9, max_value=2.147483647)
-
-
-@st.composite
-def slots(draw: st.DrawFn) -> Slot:
-    """Any valid slot."""
-    low, high = sorted(draw(st.tuples(_TIMES, _TIMES.filter(bool))))
-    if draw(st.booleans()):
-        return Slot(min_s=low, max_s=high)
-    return Slot(distribution=draw(st.sampled_from(DISTRIBUTIONS[1:])), mean_s=high, jitter_s=draw(_SPREADS))
-
-
-@st.composite
-def numbers(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
-    """Rising ranges of packet numbers that do not touch."""
-    bounds = draw(st.lists(st.integers(min_value=1, max_value=10**6), max_size=8, unique=True).map(sorted))
-    pairs = zip(bounds[::2], bounds[1::2], strict=False)
-    return tuple((first, last) for first, last in pairs)
-
-
-_SOME = st.floats(min_value=2.0**-32, max_value=1)
-_SHARES = st.just(0.0) | _SOME
-_LESS_THAN_ALL = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=1 - 2.0**-31)
-
-
-@st.composite
-def chains_of_two(draw: st.DrawFn) -> tuple[float, float, float, float]:
-    """Any Gilbert-Elliott model whose states are both entered and left, and which loses some and not all."""
-    bad, good = draw(st.tuples(_SHARES, _SHARES).filter(lambda shares: any(shares)))
-    assume(min(bad, good) <= 1 - 2.0**-31)
-    return draw(_SOME), draw(_SOME), bad, good
-
-
-@st.composite
-def chains_of_four(draw: st.DrawFn) -> tuple[float, float, float, float, float]:
-    """Any model of four states that loses something, again and again, and not all; shares of one draw below all."""
-    half = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=0.4999)
-    p13, p14 = draw(st.tuples(half, half).filter(lambda shares: any(shares)))
-    p31, p32 = draw(st.tuples(half, half))
-    assume(not p13 or p31 or p32)
-    return p13, p31, p32, draw(_SOME if p13 and p32 else _SHARES), p14
-
-
-_OF_A_KIND: dict[ValueKind, st.SearchStrategy[Any]] = {TIME: _TIMES, SHARE: _SHARES, TRUTH: st.booleans()}
-_WITH_OTHERS = {
-    "delay", "jitter", "correlation", "distribution", "loss", "burst", "gemodel", "loss_state", "duplicate", "reorder",
-    "gap", "rate", "overhead", "bucket", "queue", "slot", "drop_packets", "drop_every",
-}  # fmt: skip
-"""What is drawn by what else is asked; of all others the row says enough."""
-
-
-def values(feature: Feature) -> st.SearchStrategy[Any]:
-    """Any value of a feature that depends on no other, or of one that only needs another."""
-    least, most = feature.range.least, feature.range.most
-    whole = st.integers(min_value=int(least), max_value=int(most)) if feature.kind in (WHOLE, SIZE) else st.nothing()
-    return _OF_A_KIND.get(feature.kind, whole)
-
-
-@st.composite
-def impairments(draw: st.DrawFn) -> Impairment:
-    """Any valid impairment: jitter only with a delay, a shape only with jitter."""
-    fields: dict[str, Any] = draw(_with_others())
-    for feature in FEATURES:
-        needed = [WORDS[name].field for name in feature.needs]
-        if feature.name not in _WITH_OTHERS and (not needed or any(fields.get(name) for name in needed)):
-            value = draw(values(feature) if feature.kind is TRUTH else st.none() | values(feature))
-            fields[feature.field] = value
-    return Impairment(**fields)
-
-
-@st.composite
-def _with_others(draw: st.DrawFn) -> dict[str, Any]:
-    ratio = st.none() | _SHARES
-    delay_s = draw(st.none() | _TIMES)
-    jitter_s = draw(st.none() | st.just(0.0) | _SPREADS) if delay_s else draw(st.none() | st.just(0.0))
-    loss: dict[str, Any] = draw(
-        st.one_of(
-            st.fixed_dictionaries({"loss_ratio": ratio}),
-            st.fixed_dictionaries(
-                {
-                    "loss_ratio": st.floats(min_value=1e-6, max_value=0.9),
-                    "loss_burst_packets": st.floats(min_value=10, max_value=1000),
-                }
-            ),
-            st.fixed_dictionaries({"loss_gemodel": chains_of_two()}),
-            st.fixed_dictionaries({"loss_state": chains_of_four()}),
-        )
-    )
-    gap = draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1))
-    reorder = draw(ratio if gap is not None and gap > 1 else st.none() | _LESS_THAN_ALL) if delay_s else None
-    numbered: dict[str, Any] = draw(
-        st.fixed_dictionaries(
-            {"drop_packets": numbers(), "drop_every": st.none() | st.integers(min_value=2, max_value=2**31 - 1)}
-        )
-    )
-    duplicate = None if any(numbered.values()) or (loss.get("loss_ratio") or 0) > 1 - 2.0**-31 else draw(ratio)
-    rate_bps = draw(st.none() | st.floats(min_value=8, max_value=1e13))
-    bucket: dict[str, object] = {}
-    if rate_bps is not None and 8000 <= rate_bps <= 1e10 and draw(st.booleans()):
-        sizes = st.integers(min_value=1514, max_value=10**6)
-        bucket = {"bucket_bytes": draw(sizes), "queue_bytes": draw(st.none() | sizes)}
-    within = st.none() | st.integers(min_value=-34, max_value=65_535)
-    return {
-        **bucket,
-        **numbered,
-        **loss,
-        "slot": draw(st.none() | slots()),
-        "delay_correlation": draw(st.none() | _LESS_THAN_ALL) if jitter_s else None,
-        "duplicate_ratio": duplicate,
-        "reorder_ratio": reorder,
-        "reorder_gap_packets": gap if reorder else None,
-        "overhead_bytes": draw(within) if rate_bps and not bucket else None,
-        "delay_s": delay_s,
-        "jitter_s": jitter_s,
-        "distribution": draw(st.sampled_from(DISTRIBUTIONS)) if jitter_s else "uniform",
-        "rate_bps": rate_bps,
-    }
+__all__ = ["AT_ODDS", "NONSENSE", "Nonsense", "impairments", "nonsense"]
 
 
 @dataclass(frozen=True)
