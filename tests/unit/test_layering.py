@@ -90,8 +90,8 @@ def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
 # --- testbed's own modules -------------------------------------------------------------------------
 
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("text", "writing", "resources"), ("errors",), ("units", "reading"), ("spec",), ("strategies", "evidence"), ("netem",),
-    ("images",), ("judge", "observe", "compose"), ("agent",), ("kernel",), ("lab",), ("backends",),
+    ("text", "writing", "resources"), ("errors",), ("units", "reading"), ("spec",), ("strategies", "evidence"),
+    ("netem",), ("images",), ("judge", "observe", "compose"), ("agent",), ("kernel",), ("lab",), ("backends",),
     ("drive", "report", "versions"), ("paper",), ("pytest", "commands"),
 )  # fmt: skip
 """Who may import whom: a room any that stands before its own, and none beside it."""
