@@ -176,7 +176,7 @@ def _slots(draw: st.DrawFn) -> Slot:
 
 
 @st.composite
-def _numbers(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
+def packet_numbers(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
     """Rising ranges of packet numbers that do not touch."""
     bounds = draw(st.lists(st.integers(min_value=1, max_value=10**6), max_size=8, unique=True).map(sorted))
     pairs = zip(bounds[::2], bounds[1::2], strict=False)
@@ -255,7 +255,7 @@ def _with_others(draw: st.DrawFn) -> dict[str, Any]:
     reorder = draw(ratio if gap is not None and gap > 1 else st.none() | _LESS_THAN_ALL) if delay_s else None
     numbered: dict[str, Any] = draw(
         st.fixed_dictionaries(
-            {"drop_packets": _numbers(), "drop_every": st.none() | st.integers(min_value=2, max_value=2**31 - 1)}
+            {"drop_packets": packet_numbers(), "drop_every": st.none() | st.integers(min_value=2, max_value=2**31 - 1)}
         )
     )
     duplicate = None if any(numbered.values()) or (loss.get("loss_ratio") or 0) > 1 - 2.0**-31 else draw(ratio)

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.netem import indexed
-
-from .strategies import numbers
+from testbed.strategies import packet_numbers as numbers
 
 
 def matched(code: bytes, count: int) -> list[int]:

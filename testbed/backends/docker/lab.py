@@ -108,10 +108,9 @@ class ComposeLab(StackLab[ComposeHost]):
             )
             self._config = config = self.composer.config()
             config["services"] = composefile.in_order(config.get("services") or {}, declared.order)
-            for warning in self.composer.warnings:
-                if warning not in self._warned:
-                    self._warned.add(warning)
-                    self._warn(warning)
+            for warning in filter(lambda text: text not in self._warned, self.composer.warnings):
+                self._warned.add(warning)
+                self._warn(warning)
             if unable := list(drawings.only_local(self._config)):
                 raise InvalidComposeError(f"{key}: only a local lab can do this; use --lab local" for key in unable)
             self._topology = Topology.from_compose(self._config, inactive=declared.profiles)
@@ -127,8 +126,7 @@ class ComposeLab(StackLab[ComposeHost]):
     @property
     def services(self) -> Mapping[str, Any]:
         """See `StackLab`."""
-        services: Mapping[str, Any] = (self._config or {}).get("services", {})
-        return services
+        return dict((self._config or {}).get("services", {}))
 
     @property
     def netem_folder(self) -> Path:
@@ -419,7 +417,7 @@ class ComposeLab(StackLab[ComposeHost]):
             if role == beside("inside", name) and self.whole.running(name):
                 host.inside()
 
-    # --- ports -----------------------------------------------------------------------------------
+    # --- ports and connections -------------------------------------------------------------------
 
     def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:
         """See `Backend`."""
@@ -434,8 +432,6 @@ class ComposeLab(StackLab[ComposeHost]):
     def members(self, network: str) -> Sequence[str]:
         """See `StackLab`."""
         return [name for name, host in self._hosts.items() if network in host.attachments()]
-
-    # --- connections -----------------------------------------------------------------------------
 
     @property
     def tcp_hosts(self) -> Sequence[str]:
