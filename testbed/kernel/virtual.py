@@ -83,7 +83,7 @@ class _Target(Protocol):
         """Pass on what was taken."""
 
 
-class _Lines:
+class _EventLines:
     """Passes on whole lines."""
 
     def __init__(self, take: Callable[[str], None]) -> None:
@@ -144,7 +144,7 @@ def run(
         names = ("stdout",) if one_output else ("stdout", "stderr")
         relays: dict[str, _Target] = dict(zip(names, (stdout, stderr), strict=False))
         if outputs.event is not None:
-            relays[_EVENTS] = _Lines(outputs.event)
+            relays[_EVENTS] = _EventLines(outputs.event)
         for name in (*relays, "console"):
             (stage / name).touch()
         machine = {

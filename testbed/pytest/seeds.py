@@ -94,7 +94,7 @@ class Spread:
 
 
 @dataclass
-class _Run:
+class _RunOfSeed:
     """A test under one seed."""
 
     worst: Verdict | None = None
@@ -108,7 +108,7 @@ def register(config: pytest.Config, seeds: range) -> None:
     if share is not None:
         config.pluginmanager.register(Loop(config, share.of_seeds(seeds), done=share.done))
         return
-    config.pluginmanager.register(Counts(config, seeds), state.COUNTS)
+    config.pluginmanager.register(SeedCounts(config, seeds), state.COUNTS)
     if not config.pluginmanager.has_plugin(state.KERNELS):
         config.pluginmanager.register(Loop(config, seeds))
 
@@ -180,10 +180,10 @@ class Loop:
                 self._tell(name, Smaller(seed=seed, lines=shrunk.lines(), content=shrunk.as_json()))
 
     def _tell(self, name: str, smaller: Smaller) -> None:
-        counts: Counts | None = self._config.pluginmanager.get_plugin(state.COUNTS)
+        counts: SeedCounts | None = self._config.pluginmanager.get_plugin(state.COUNTS)
         if counts is not None:
             counts.smaller(name, smaller)
-        else:  # it is outside: see `Counts.hear`
+        else:  # it is outside: see `SeedCounts.hear`
             vars(self._config)["workeroutput"].setdefault(_OUTPUT_SMALLER, {})[name] = vars(smaller)
 
 
@@ -194,13 +194,13 @@ def _verdict(report: pytest.TestReport) -> Verdict | None:
     return Verdict.INVALID if getattr(report, "testbed_verdict", None) == Verdict.INVALID.of("test") else Verdict.FAILS
 
 
-class Counts:
+class SeedCounts:
     """Counts what is reported, wherever the tests are run."""
 
     def __init__(self, config: pytest.Config, seeds: range) -> None:
         self._config = config
         self._seeds = seeds
-        self._runs: dict[str, dict[int, _Run]] = {}
+        self._runs: dict[str, dict[int, _RunOfSeed]] = {}
         """By test and seed."""
         self._metrics: dict[str, dict[str, Spread]] = {}
         """By test and name."""
@@ -221,7 +221,7 @@ class Counts:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the outcome, and keep the results of runs that did not pass, each under a name of its own."""
         seed = getattr(report, "testbed_seed", self._config.stash[state.SEED])  # a kernel's report has it
-        run = self._runs.setdefault(report.nodeid, {}).setdefault(seed, _Run())
+        run = self._runs.setdefault(report.nodeid, {}).setdefault(seed, _RunOfSeed())
         run.worst = run.worst or _verdict(report)
         run.over = run.over or report.when not in ("setup", "call")
         result = getattr(report, "testbed_result", None)

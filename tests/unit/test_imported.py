@@ -89,9 +89,9 @@ def imported(text: str) -> Imported:
 
 @pytest.mark.parametrize(("text", "link", "forward", "reverse"), GOOD)
 def test_a_line_is_said_in_our_words(text: str, link: str, forward: dict[str, str], reverse: dict[str, str]) -> None:
-    got = imported(text)
-    assert (got.link, dict(got.forward), dict(got.reverse)) == (link, forward, reverse)
-    assert got.differs
+    command = imported(text)
+    assert (command.link, dict(command.forward), dict(command.reverse)) == (link, forward, reverse)
+    assert command.differs
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG)
@@ -101,9 +101,9 @@ def test_what_cannot_be_translated_is_told_with_what_to_write(text: str, message
 
 
 def test_what_differs_is_told() -> None:
-    told = " ".join(imported("pumba -i 2m netem -d 1m -t 10.0.0.1 delay -t 100 re2:api.*").differs)
+    text = " ".join(imported("pumba -i 2m netem -d 1m -t 10.0.0.1 delay -t 100 re2:api.*").differs)
     for words in ("every 2m", "ends it after 1m", "packets to 10.0.0.1 alone", "re2:api.*", "reorder_by_jitter"):
-        assert words in told
+        assert words in text
 
 
 def test_it_is_printed_as_a_profile_or_as_a_test() -> None:
