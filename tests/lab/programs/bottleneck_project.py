@@ -34,7 +34,7 @@ import time
 
 import pytest
 
-from testbed import EnvironmentUnfitError
+from testbed import EnvironmentUnfitError, InvalidValueError
 from testbed.observe.passages import crossing
 
 
@@ -100,6 +100,19 @@ def test_marks(lab, ecn):
         over(bottleneck, 2)
     counts = bottleneck.counters()
     assert (counts.marked_packets > 20, counts.marked_packets > 0) == (ecn, ecn)
+
+
+@pytest.mark.parametrize("host", ["a", "d"])
+def test_restart(lab, host):
+    lab.impair("a -> d", delay="5ms")
+    (bottleneck,) = lab.shape("a,b -> d", rate="2mbit", queue="20kB")
+    with pytest.raises(InvalidValueError, match="a -> d: shaped with others"):
+        lab.shape("a -> d", rate="8mbit")
+    (bottleneck,) = lab.shape("a,b -> d", rate="1mbit", queue="20kB")
+    lab.host(host).restart()
+    with lab.traffic("a,b -> d", udp="2mbit"):
+        assert over(bottleneck, 2) == pytest.approx(1e6, rel=0.02)
+    assert lab.link("a -> d").counters().sent_packets > 100
 
 
 @pytest.mark.shape("* -> d", rate="8mbit")
