@@ -21,6 +21,8 @@ from testbed.spec.bottleneck import MARKS, Bottleneck, by_port, name_of
 from testbed.spec.links import LinkRef, PortRef
 from testbed.text import several
 
+_MOST_REASONS = 5
+
 
 @dataclass(frozen=True)
 class Shaped:
@@ -348,7 +350,10 @@ class Shaper:
         self._ports.tc(port, shaping.remove(last, minor, ()))
         return not complaints
 
-    def _not_applied(self, shaped: Shaped, *reasons: str) -> ImpairmentNotAppliedError:
+    def _not_applied(self, shaped: Shaped, *all_reasons: str) -> ImpairmentNotAppliedError:
+        reasons = [*all_reasons[:_MOST_REASONS]]
+        if more := all_reasons[_MOST_REASONS:]:
+            reasons.append(f"And {len(more)} more; the last: {more[-1]}")
         return ImpairmentNotAppliedError(
             f"port of `{shaped.port.host}` on `{shaped.port.network}` ({shaped}, shaped), engine "
             f"{self._backend.netem_engine}: {'. '.join(reasons)}"
