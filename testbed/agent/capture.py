@@ -30,12 +30,13 @@ _SOL_PACKET, _RX_RING, _STATISTICS, _VERSION, _TPACKET_V3 = 263, 5, 6, 10, 2
 _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
 _SO_ATTACH_FILTER = 26
 _PACKET_OUTGOING = 4
-_STATUS, _PACKETS, _FIRST, _LENGTH = 8, 12, 16, 20  # offsets in struct tpacket_block_desc
+_STATUS, PACKETS, _LENGTH = 8, 12, 20  # offsets in struct tpacket_block_desc
 _STATUS_USER = 1
-_PACKET = struct.Struct("=IIIIIIH")  # the head of struct tpacket3_hdr, up to tp_mac
+PACKET = struct.Struct("=IIIIIIH")
+"""The head of struct tpacket3_hdr, up to tp_mac."""
 _PACKET_TYPE = 48 + 10  # struct sockaddr_ll follows the header; its sll_pkttype
 
-_BLOCK_BYTES, _BLOCKS = 1 << 18, 16
+_BLOCK_BYTES, BLOCKS = 1 << 18, 16
 _FRAME_BYTES = 1 << 11  # without effect in version 3, which packs packets densely
 _RETIRE_MS, _SIMULATED_RETIRE_MS = 40, 60_000
 """When the kernel finishes a block that is not full. With a simulated clock each time would cost as much as packets."""
@@ -48,8 +49,9 @@ bytes follow, the number of its interface in the capture, from 0, and whether it
 class PacketRing:
     """One captured interface."""
 
-    def __init__(self, device: str, *, program: bytes, limit_bytes: int) -> None:
+    def __init__(self, device: str, *, program: bytes, limit_bytes: int, blocks: int = BLOCKS) -> None:
         self.device = device
+        self._blocks = blocks
         self._limit_bytes = limit_bytes
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
@@ -64,9 +66,9 @@ class PacketRing:
         try:
             _attach(self.socket, program)
             self.socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V3)
-            size = _BLOCK_BYTES * _BLOCKS
+            size = _BLOCK_BYTES * blocks
             retire_ms = _SIMULATED_RETIRE_MS if kernelcalls.clock_is_simulated() else _RETIRE_MS
-            request = (_BLOCK_BYTES, _BLOCKS, _FRAME_BYTES, size // _FRAME_BYTES, retire_ms, 0, 0)
+            request = (_BLOCK_BYTES, blocks, _FRAME_BYTES, size // _FRAME_BYTES, retire_ms, 0, 0)
             self.socket.setsockopt(_SOL_PACKET, _RX_RING, struct.pack("=7I", *request))
             self._ring = mmap.mmap(self.socket.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
             self.socket.bind((device, _ETH_P_ALL))
@@ -84,17 +86,21 @@ class PacketRing:
                 return taken
             (length,) = struct.unpack_from("=I", self._ring, at + _LENGTH)
             self._keep(self._ring[at : at + length])
-            struct.pack_into("=I", self._ring, at + _PACKETS, 0)  # until the kernel starts the block again
+            struct.pack_into("=I", self._ring, at + PACKETS, 0)  # until the kernel starts the block again
             struct.pack_into("=I", self._ring, at + _STATUS, 0)
-            self._next = (self._next + 1) % _BLOCKS
+            self._next = (self._next + 1) % self._blocks
             taken = True
 
     def take_unfinished(self) -> None:
         """Take the kernel's current block as it is: after `refuse`, on one processor, which then writes no more."""
         self.take()
+        self._keep(self.current_block())
+
+    def current_block(self) -> bytes:
+        """The block that the kernel fills, as it is."""
         at = self._next * _BLOCK_BYTES
         (length,) = struct.unpack_from("=I", self._ring, at + _LENGTH)
-        self._keep(self._ring[at : at + length])
+        return self._ring[at : at + length]
 
     def _keep(self, block: bytes) -> None:
         self._kept.append(block)
@@ -102,11 +108,11 @@ class PacketRing:
         while self._kept_bytes > self._limit_bytes and len(self._kept) > 1:
             oldest = self._kept.popleft()
             self._kept_bytes -= len(oldest)
-            self.overwritten += struct.unpack_from("=I", oldest, _PACKETS)[0]
+            self.overwritten += struct.unpack_from("=I", oldest, PACKETS)[0]
 
     def settled(self) -> bool:
         """Whether the kernel's current block is empty."""
-        return not struct.unpack_from("=I", self._ring, self._next * _BLOCK_BYTES + _PACKETS)[0]
+        return not struct.unpack_from("=I", self._ring, self._next * _BLOCK_BYTES + PACKETS)[0]
 
     def refuse(self) -> None:
         """Take no further packets."""
@@ -115,24 +121,32 @@ class PacketRing:
     def close(self) -> None:
         """Release the ring; the blocks taken so far remain."""
         if self.socket.fileno() >= 0:
-            # Reading the statistics resets them, so they are read once.
-            _, self.lost, _ = struct.unpack("=3I", self.socket.getsockopt(_SOL_PACKET, _STATISTICS, 12))
+            self.lost = self.count_lost()
             self._ring.close()
             self.socket.close()
+
+    def count_lost(self) -> int:
+        """How many packets the kernel had no room for, since this was last asked: reading resets it."""
+        _, lost, _ = struct.unpack("=3I", self.socket.getsockopt(_SOL_PACKET, _STATISTICS, 12))
+        return int(lost)
 
     def records(self, number: int) -> list[tuple[int, bytes]]:
         """Every packet: its time in ns, and its record (`RECORD` and bytes)."""
         packets = []
         for block in self._kept:
-            count, at = struct.unpack_from("=II", block, _PACKETS)
+            count, at = struct.unpack_from("=II", block, PACKETS)
             for _ in range(count):
-                ahead, seconds, nanoseconds, kept, length, _, offset = _PACKET.unpack_from(block, at)
+                ahead, seconds, nanoseconds, kept, length, _, offset = PACKET.unpack_from(block, at)
                 moment = seconds * 1_000_000_000 + nanoseconds
-                left = block[at + _PACKET_TYPE] == _PACKET_OUTGOING
-                head = RECORD.pack(moment, length, kept, number, left)
+                head = RECORD.pack(moment, length, kept, number, left(block, at))
                 packets.append((moment, head + block[at + offset : at + offset + kept]))
                 at += ahead
         return packets
+
+
+def left(block: bytes, at: int) -> bool:
+    """Whether the packet at that place of a block left this kernel; else it came in."""
+    return block[at + _PACKET_TYPE] == _PACKET_OUTGOING
 
 
 class Captures:
@@ -143,7 +157,8 @@ class Captures:
         self._running: dict[int, PacketRing] = {}
         self._clock: dict[str, list[int]] = {}
         self._parcels: dict[str, bytes] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Held while rings are read."""
         self._closing = ThreadPoolExecutor(1, "closing")
         self._poll = select.epoll()  # it includes descriptors that are added while it waits
         self._wake, self._woken = os.pipe()
@@ -165,7 +180,7 @@ class Captures:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        with self._lock:
+        with self.lock:
             rings = list(self._running.values())
             self._running.clear()
         os.write(self._woken, b"x")
@@ -188,7 +203,7 @@ class Captures:
         if name in self._rings:
             raise Refused(f"capture {name!r} runs already")
         filters = [
-            (_device(interface), filter_program(interface.get("addresses", ()), snap_bytes=snap_bytes))
+            (device_of(interface), filter_program(interface.get("addresses", ()), snap_bytes=snap_bytes))
             for interface in interfaces
         ]
         # In parallel: each waits until the kernel has synchronised its processors, and all can wait at once.
@@ -205,10 +220,9 @@ class Captures:
         rings = [start.result() for start in starts]
         self._rings[name] = rings
         self._clock[name] = [time.time_ns() - time.monotonic_ns()]
-        with self._lock:
+        with self.lock:
             for ring in rings:
-                self._running[ring.socket.fileno()] = ring
-                self._poll.register(ring.socket.fileno(), select.EPOLLIN)
+                self.read(ring)
         return {"devices": [ring.device for ring in rings]}
 
     def end(self, *, name: str) -> dict[str, Any]:
@@ -224,15 +238,15 @@ class Captures:
         self._clock[name].append(time.time_ns() - ended_ns)
         deadline = time.monotonic() + 2.0
         if kernelcalls.clock_is_simulated():
-            with self._lock:
+            with self.lock:
                 for ring in rings:
                     ring.take_unfinished()
             deadline = 0.0
         while any(not ring.ended and not self._done(ring) for ring in rings) and time.monotonic() < deadline:
             time.sleep(0.005)
-        with self._lock:
+        with self.lock:
             for ring in rings:
-                self._let_go(ring)
+                self.let_go(ring)
                 ring.take()
                 ring.close()
         return {
@@ -260,9 +274,9 @@ class Captures:
         rings = self._known(name)
         del self._rings[name], self._clock[name]
         self._parcels.pop(name, None)
-        with self._lock:
+        with self.lock:
             for ring in rings:
-                self._let_go(ring)
+                self.let_go(ring)
         # Releasing rings takes the kernel some ten milliseconds each: nobody needs to wait for that.
         for ring in rings:
             self._closing.submit(ring.close)
@@ -274,13 +288,18 @@ class Captures:
             raise Refused(f"no capture {name!r}; there are: {', '.join(self._rings) or 'none'}")
         return self._rings[name]
 
-    def _let_go(self, ring: PacketRing) -> None:
-        """Stop polling it, unless it has ended."""
+    def read(self, ring: PacketRing) -> None:
+        """Have its blocks taken as they are finished; with the lock held."""
+        self._running[ring.socket.fileno()] = ring
+        self._poll.register(ring.socket.fileno(), select.EPOLLIN)
+
+    def let_go(self, ring: PacketRing) -> None:
+        """Stop polling it, unless it has ended; with the lock held."""
         if self._running.pop(ring.socket.fileno(), None) and not ring.ended:
             self._poll.unregister(ring.socket.fileno())
 
     def _done(self, ring: PacketRing) -> bool:
-        with self._lock:
+        with self.lock:
             ring.take()
             return ring.settled()
 
@@ -290,7 +309,7 @@ class Captures:
             for descriptor, events in self._poll.poll():
                 if descriptor == self._wake:
                     return
-                with self._lock:
+                with self.lock:
                     ring = self._running.get(descriptor)
                     if ring is None:
                         continue
@@ -332,7 +351,8 @@ def _attach(packets: socket.socket, program: bytes) -> None:
     packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, sock_fprog)
 
 
-def _device(interface: dict[str, Any]) -> str:
+def device_of(interface: dict[str, Any]) -> str:
+    """The name of an interface that is given by ``device`` or ``ifindex``. Raises Refused."""
     if "device" in interface:
         return str(interface["device"])
     try:

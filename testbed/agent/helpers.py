@@ -73,10 +73,12 @@ class Helpers:
         """Start an agent that captures at the switch's ports; see `inside`."""
 
         def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-            from . import capture  # importing thread pools takes a tenth of an agent's start
+            from . import capture, trails  # importing thread pools takes a tenth of an agent's start
 
             with capture.Captures() as captures:
-                protocol.serve({**captures.operations(), **echoes.Echoes().operations()}, requests, replies)
+                followed = trails.FollowedPorts(captures)
+                operations = {**captures.operations(), **followed.operations(), **echoes.Echoes().operations()}
+                protocol.serve(operations, requests, replies)
 
         return self._serve_beside(ticket, serve)
 

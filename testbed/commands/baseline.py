@@ -91,7 +91,7 @@ def _lines(session: Session) -> Iterator[str]:
             {**run, "output": "", "output_left_out": run["output_left_out"] + len(run["output"])}
             for run in test.last.content["programs"]
         ]
-        yield as_text({"test": {**test.last.content, "programs": runs, "captures": []}})
+        yield as_text({"test": {**test.last.content, "programs": runs, "captures": [], "packets": None}})
     yield as_text({"end": session.end} if session.end is not None else end_line(duration_s=0.0, exit_status=0))
 
 

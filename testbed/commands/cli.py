@@ -22,6 +22,7 @@ from testbed.commands import (
     links,
     machine,
     paper,
+    replay,
     results,
     schema,
     stack,
@@ -81,7 +82,7 @@ def cli() -> None:
     """Network regression testing for programs that run in containers."""
 
 
-_TESTS = (paper, results, baseline, ab, envelope, compare)
+_TESTS = (paper, results, replay, baseline, ab, envelope, compare)
 for _module in (stack, hosts, links, machine, *_TESTS, kernel, init, importing, clean, schema, completion):
     for _command in _module.COMMANDS:
         cli.add_command(_command)

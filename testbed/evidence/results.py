@@ -28,6 +28,7 @@ from testbed.evidence.metric import Metric
 from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import LinkEvidence
 from testbed.evidence.series import Series
+from testbed.evidence.trail import Passed
 from testbed.evidence.verdict import Verdict, worst
 
 SCHEMA = "testbed-results/2"
@@ -54,6 +55,8 @@ class Attempt:
     links: Sequence[LinkEvidence] = field(default_factory=tuple)
     hosts: Sequence[HostChange] = field(default_factory=tuple)
     """What became of hosts meanwhile, by the test and by others."""
+    packets: Passed | None = None
+    """What passed at every port; None in real time."""
 
     def add(self, outcome: Verdict, reason: str | None) -> None:
         """One of its phases (set-up, body, tear-down) ended so; the worst one counts."""
@@ -72,6 +75,7 @@ class Attempt:
             "flows": [flow.as_json() for flow in self.flows],
             "links": [link.as_json() for link in self.links],
             "hosts": [host.as_json() for host in self.hosts],
+            "packets": None if self.packets is None else self.packets.as_json(),
         }
 
 

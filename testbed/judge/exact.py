@@ -23,7 +23,7 @@ from testbed.judge.statistics import at_least
 from testbed.text import shown
 
 _MOST_MORE = 10_000
-_NOT_COMPARED = ("captures", "replay", "earlier_attempts")
+_NOT_COMPARED = ("captures", "replay", "packets", "earlier_attempts")
 """Of what the results say of a test: what tells of nothing that it did."""
 _CHARACTERS = 80
 

@@ -46,7 +46,6 @@ ADDITIONS = "PYTEST_ADDOPTS"
 LAB_OPTIONS = ("--lab", "local", "--netem", "host")
 """The one lab, and the one netem, that there are inside."""
 _FIXED = {
-    INSIDE: "1",
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
@@ -119,14 +118,16 @@ def run(
     spin_limit_s: float,
     stop: threading.Event | None = None,
     instead: Mapping[Path, Path] | None = None,
+    facts: Mapping[str, object] = {},
 ) -> int:
     """Run a program so, and relay its output; returns its exit status.
 
     The program has this terminal's size, and its colours where it has any.
 
-    ``environment``: additions to this process's. ``spin_limit_s``: a program that burns so much processor time while
-    the clock stands still is ended by SIGFPE, so that Python prints its stack. ``stop``: another thread sets it to end
-    the kernel early. ``instead``: folders that the program sees in place of others, by those.
+    ``environment``: additions to this process's. ``facts``: what `variables.facts` has inside, besides the kernel.
+    ``spin_limit_s``: a program that burns so much processor time while the clock stands still is ended by SIGFPE, so
+    that Python prints its stack. ``stop``: another thread sets it to end the kernel early.
+    ``instead``: folders that the program sees in place of others, by those.
 
     Raises UserError and EnvironmentUnfitError if there is no kernel, it does not start, or it does not run to its end.
     Output that was written until then is kept.
@@ -168,6 +169,7 @@ def run(
                 **{name: value for name, value in os.environ.items() if name not in _VOLATILE},
                 **_FIXED,
                 **_terminal(stdout),
+                INSIDE: json.dumps({"kernel": identity(virtual_kernel), **facts}),
                 **environment,
             },
         }
@@ -193,6 +195,11 @@ def prepare(say: Callable[[str], None]) -> tuple[VirtualKernel, Path, Path]:
     Raises UserError and EnvironmentUnfitError.
     """
     return building.ensure(say), kernel.ensure_root(say), bytecode.ensure(say)
+
+
+def identity(of: VirtualKernel) -> dict[str, str]:
+    """What tells a kernel from others."""
+    return {"source": of.source, "sha256": of.sha256}
 
 
 def _terminal(stdout: BinaryIO) -> dict[str, str]:

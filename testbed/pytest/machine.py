@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from testbed.kernel import variables
+
 _GIT_WITHIN_S = 5.0
+_MOST_FILES = 50_000
+_UNREAD_BYTES = 64 << 20
+"""Of a larger file, its size counts."""
 
 
 @cache
@@ -32,7 +38,36 @@ def fingerprint(root: Path) -> Mapping[str, Any]:
         "git": _git(root),
         "lab": None,
         "netem": None,
+        "virtual": variables.facts() if variables.is_inside() else None,
     }
+
+
+def revision(root: Path, *, without: Iterable[Path]) -> str | None:
+    """A digest of the files of a project as they are, by content; None if there are too many.
+
+    With git, of those that it knows or does not ignore. ``without``: folders and files that runs write.
+    """
+    written = [path.absolute() for path in without]
+    digest = hashlib.sha256()
+    for number, path in enumerate(sorted(_files(root))):
+        if number == _MOST_FILES:
+            return None
+        if any(path.is_relative_to(place) for place in written) or not path.is_file():
+            continue
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= _UNREAD_BYTES else str(size).encode()
+        digest.update(f"{path.relative_to(root)} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    listed = _said_by_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if listed is not None:
+        yield from (root / name for name in filter(None, listed.split("\0")))
+        return
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".") and name != "__pycache__"]
+        yield from (Path(folder, name) for name in names)
 
 
 def _cpu_models() -> Iterator[str]:

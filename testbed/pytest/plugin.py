@@ -105,6 +105,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from testbed.pytest import seeds
 
         seeds.register(config, several)
+    if config.getoption("--virtual-time"):
+        from testbed.pytest import trails
+
+        trails.configure(config)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -26,10 +26,12 @@ from testbed.text import shortened
 
 if TYPE_CHECKING:
     from testbed.evidence.results import Attempt, TestResult
+    from testbed.evidence.trail import Passed
     from testbed.lab.keeping import KeptCaptures, LinkLosses
     from testbed.lab.lab import Lab
     from testbed.lab.ledger import Applied
     from testbed.pytest.markers import Wanted
+    from testbed.pytest.trails import Following
     from testbed.spec.links import LinkRef
 
 _MOST_PROGRAMS = 100
@@ -47,6 +49,9 @@ class RunningAttempt:
     lab: Lab | None = None
     wanted: Wanted | None = None
     captures: KeptCaptures | None = None
+    following: Following | None = None
+    passed: Passed | None = None
+    """What passed at every port; None in real time."""
     kept: list[str] = field(default_factory=list)
     """The files of packets, from where pytest was started."""
     lost: list[LinkLosses] = field(default_factory=list)
@@ -194,6 +199,7 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
         return
     from testbed.lab import impairer, keeping
     from testbed.lab.connections import LeftOverWarning
+    from testbed.pytest import trails
     from testbed.pytest import trial as trials
     from testbed.spec.timeline import LateStepWarning, late_in_words, steps_in_words
 
@@ -207,9 +213,9 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     run.lab, run.wanted = lab, requests  # at once: an agent may die while it begins
     # This also heals the impairments of a test that uses `stack` alone.
     lab.lifecycle.begin(f"{run.seed}:{_seeded_by(item)}", requests.all_links)
+    name = id_of(item) if config.getoption("--testbed-seeds") is None else f"{id_of(item)} (seed {run.seed})"
+    folder = config.invocation_params.dir / "report" / "captures" / keeping.file_name(name)
     if (mode := config.getoption("--testbed-capture")) != "never":
-        name = id_of(item) if config.getoption("--testbed-seeds") is None else f"{id_of(item)} (seed {run.seed})"
-        folder = config.invocation_params.dir / "report" / "captures" / keeping.file_name(name)
         run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.invocation_params.dir)
         lab.impairer.putting = captures.putting
     try:
@@ -220,8 +226,10 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
         for ref in lab.whole.there(sorted(requests.prove)):
             lab.prove(f"{ref.src} -> {ref.dst} {ref.traffic}".strip() + f" on {ref.network}")
         lab.carriage.settle()
+        run.following = trails.follow(item, lab, folder)
         yield lab
     finally:
+        _end_following(item)
         end_captures(item, save=mode == "always")
         keep(item, lab)
         lab.lifecycle.end()
@@ -287,7 +295,7 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
             return ""
         saved = captures.save()
         lines = [str(path) for path in saved]
-        run.kept = [os.path.relpath(path, item.config.invocation_params.dir) for path in saved]
+        run.kept += [os.path.relpath(path, item.config.invocation_params.dir) for path in saved]
         run.lost = captures.losses
         if captures.failed:
             lines.append(f"not kept: {captures.failed}")
@@ -296,6 +304,15 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
     for line in lines:
         add_property(item, "capture", line)
     return "\n".join(lines)
+
+
+def _end_following(item: pytest.Item) -> None:
+    run = run_of(item)
+    following, run.following = run.following, None
+    if following is not None:
+        with contextlib.suppress(LabError):  # the agent has died, which the verdict tells
+            run.passed, files = following.end(item)
+            run.kept += [os.path.relpath(path, item.config.invocation_params.dir) for path in files]
 
 
 def keep(item: pytest.Item, lab: Lab) -> None:
@@ -316,6 +333,7 @@ def keep(item: pytest.Item, lab: Lab) -> None:
         *lab.measuring.metrics(programs, lab.ledger.evidence, lab.ledger.flows),
     )
     attempt.flows = lab.ledger.flows
+    attempt.packets = run_of(item).passed
     for link in lab.ledger.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"
         add_property(item, f"proof {link.link}", levels)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+import testbed
 from testbed.errors import TestbedError, UserError
-from testbed.kernel import virtual
-from testbed.pytest import inside, state
+from testbed.evidence.replaying import Replay
+from testbed.kernel import building, virtual
+from testbed.pytest import inside, machine, state
 from testbed.pytest.kernels import Kernels, RunKernel
 from testbed.pytest.share import ALONE, Share
 
@@ -73,9 +76,14 @@ def _dist(config: pytest.Config) -> str:
 
 def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack) -> RunKernel:
     """All that is made outside; returns what runs a share of this session, or the whole of it."""
+    replay = Replay.requested(os.environ)
+    facts = _facts(config)
+    if replay is not None:
+        _refuse_differences(replay, facts)
     seeded = () if state.seeds_of(config) is not None else ("--testbed-seed", str(seed))
     images = _images(config, undo) if state.has_stack(config) else {}
     virtual.prepare(_say)
+    into = None if replay is None else Path(replay.into)
 
     def run(
         share: Share | None,
@@ -95,7 +103,7 @@ def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack)
             seed=seed if share is None else share.seed(seed),
             cwd=config.invocation_params.dir,
             outputs=virtual.Outputs(
-                folders=_folders(config), files=_files(config) if share is None else (), event=event
+                folders=_folders(config), files=_files(config) if share is None else (), into=into, event=event
             ),
             environment={**images, **environment},
             say=say,
@@ -103,6 +111,7 @@ def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack)
             stderr=sys.stderr.buffer,
             spin_limit_s=limit_s,
             stop=stop,
+            facts=facts,
         )
 
     return run
@@ -118,6 +127,49 @@ def _images(config: pytest.Config, undo: ExitStack) -> dict[str, str]:
         say=_say,
         undo=undo,
     )
+
+
+def _facts(config: pytest.Config) -> dict[str, object]:
+    """What this run depends on, besides the kernel; of what it is recorded with, and compared by `testbed replay`."""
+    package = Path(testbed.__file__).parent
+    words = _command_line(config)[1:]
+    command = ["pytest", *words[1:]] if Path(words[0]).name == "pytest" else ["python", *words]
+    return {
+        "python": platform.python_version(),
+        "testbed": machine.revision(package, without=()),
+        "programs": machine.revision(config.invocation_params.dir, without=(*_folders(config), *_files(config))),
+        "command": command,
+        "additions": os.environ.get(virtual.ADDITIONS, ""),
+    }
+
+
+def _refuse_differences(replay: Replay, facts: Mapping[str, object]) -> None:
+    """Raise UserError if what a run was recorded with is not what there is here."""
+    if replay.expected is None:
+        return
+    kernel = virtual.identity(building.ensure(_say))
+    here = {**facts, "kernel": kernel}
+    problems = [
+        f"recorded with {name} {_brief(replay.expected.get(key))}, and here is {_brief(here[key])}{advice}"
+        for key, (name, advice) in _DECISIVE.items()
+        if replay.expected.get(key) != here[key]
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+_DECISIVE = {
+    "kernel": ("the kernel", ": TESTBED_KERNEL=FILE takes that one"),
+    "python": ("Python", ""),
+    "testbed": ("another testbed: its files'", ""),
+    "programs": ("another revision of this folder's files:", ""),
+}
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{value.get('source')} ({str(value.get('sha256'))[:12]})"
+    return str(value)
 
 
 def _say(text: str) -> None:

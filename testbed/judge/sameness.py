@@ -1,0 +1,96 @@
+"""Whether a test that was run again is the same as the recorded one, and where the two part. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.evidence.stored import StoredAttempt, StoredTest
+from testbed.evidence.trail import Parting, Passed, partings
+from testbed.text import shown
+
+_NOT_COMPARED = ("captures", "replay", "packets", "earlier_attempts")
+"""Of an attempt: what a replay has other values of, and what is compared by itself."""
+_CHARACTERS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sameness:
+    """A recorded test, and what it was when it was run again."""
+
+    test: str
+    packets: int
+    """How many were compared, at all ports."""
+    ports: int
+    parted: tuple[Parting, ...] = ()
+    """The ports whose packets differ, the earliest first."""
+    differing: tuple[str, ...] = ()
+    """What else differs: counters, journals, metrics, the outcome."""
+    missing: str = ""
+    """Why it could not be compared."""
+
+    @property
+    def same(self) -> bool:
+        """Whether everything is identical."""
+        return not (self.parted or self.differing or self.missing)
+
+
+def compare(recorded: StoredTest, replayed: StoredTest | None) -> Sameness:
+    """A recorded test and the one that was run again; None if it was not run."""
+    if replayed is None:
+        return Sameness(test=recorded.id, packets=0, ports=0, missing="the replay did not come to it")
+    if len(recorded.attempts) != len(replayed.attempts):
+        numbers = f"recorded with {len(recorded.attempts)} attempts, and replayed with {len(replayed.attempts)}"
+        return Sameness(test=recorded.id, packets=0, ports=0, differing=(numbers,))
+    parted: list[Parting] = []
+    differing: list[str] = []
+    packets = ports = 0
+    for one, other in zip(recorded.attempts, replayed.attempts, strict=True):
+        ours, theirs = _passed(one), _passed(other)
+        if ours is not None and theirs is not None:
+            parted += partings(ours, theirs)
+            packets += sum(trail.packets for trail in ours.ports.values())
+            ports = max(ports, len(ours.ports))
+        elif ours is not theirs:
+            differing.append(f"packets were {'recorded' if ours is not None else 'replayed'} only")
+        mine, its = (
+            {key: value for key, value in run.content.items() if key not in _NOT_COMPARED} for run in (one, other)
+        )
+        differing += _differing(mine, its)
+    return Sameness(test=recorded.id, packets=packets, ports=ports, parted=tuple(parted), differing=tuple(differing))
+
+
+def _passed(attempt: StoredAttempt) -> Passed | None:
+    content = attempt.content.get("packets")
+    return None if content is None else Passed.read(content)
+
+
+def _differing(one: object, other: object, where: str = "") -> Iterator[str]:
+    """Each value in which two contents differ, with its place in them."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys((*one, *other)):
+            yield from _differing(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (mine, its) in enumerate(zip(one, other, strict=True)):
+            yield from _differing(mine, its, f"{where}[{_name(mine, number)}]")
+    elif one != other:
+        yield f"{where}: {_values(one, other)}"
+
+
+def _name(entry: Any, number: int) -> str:
+    """What people call an entry of a list."""
+    names = [entry.get(key) for key in ("name", "link", "host", "field")] if isinstance(entry, Mapping) else []
+    return next((str(name) for name in names if name), str(number))
+
+
+def _values(one: object, other: object) -> str:
+    """Both values; of long texts, the first line that differs."""
+    if isinstance(one, str) and isinstance(other, str):
+        mine, its = one.splitlines(), other.splitlines()
+        line = next((number for number, pair in enumerate(zip(mine, its, strict=False)) if pair[0] != pair[1]), None)
+        if line is not None and max(len(mine), len(its)) > 1:
+            return (
+                f"line {line + 1}: recorded {shown(mine[line], _CHARACTERS)}, replayed {shown(its[line], _CHARACTERS)}"
+            )
+    return f"recorded {shown(one, _CHARACTERS)}, replayed {shown(other, _CHARACTERS)}"
