@@ -86,7 +86,7 @@ class Passed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parting:
+class PortParting:
     """Where two runs part at a port: packets up to ``same`` are the same, and one up to ``until`` is not."""
 
     port: str
@@ -104,23 +104,23 @@ class Parting:
         )
 
 
-def partings(one: Passed, other: Passed) -> list[Parting]:
+def partings(one: Passed, other: Passed) -> list[PortParting]:
     """Where two runs part, by port, the earliest first; empty if all packets are the same."""
     return sorted(_partings(one, other), key=lambda parting: (parting.time_ns, parting.port))
 
 
-def _partings(one: Passed, other: Passed) -> Iterator[Parting]:
+def _partings(one: Passed, other: Passed) -> Iterator[PortParting]:
     for port in dict.fromkeys((*one.ports, *other.ports)):
         ours, theirs = one.ports.get(port), other.ports.get(port)
         if ours is None or theirs is None:
             present = ours or theirs
             first_ns = present.marks[0][0] if present is not None and present.marks else 0
-            yield Parting(port=port, same=0, until=present.packets if present is not None else 0, time_ns=first_ns)
+            yield PortParting(port=port, same=0, until=present.packets if present is not None else 0, time_ns=first_ns)
         elif (ours.digest, ours.packets) != (theirs.digest, theirs.packets):
             yield _parting(port, ours, theirs)
 
 
-def _parting(port: str, ours: Trail, theirs: Trail) -> Parting:
+def _parting(port: str, ours: Trail, theirs: Trail) -> PortParting:
     every = max(ours.every, theirs.every)
     both = [trail.marks_at(every) for trail in (ours, theirs)]
     equal = next(
@@ -128,4 +128,4 @@ def _parting(port: str, ours: Trail, theirs: Trail) -> Parting:
     )
     times = [marks[equal][0] for marks in both if equal < len(marks)] or [marks[-1][0] for marks in both if marks]
     until = min((equal + 1) * every, max(ours.packets, theirs.packets))
-    return Parting(port=port, same=equal * every, until=until, time_ns=min(times, default=0))
+    return PortParting(port=port, same=equal * every, until=until, time_ns=min(times, default=0))

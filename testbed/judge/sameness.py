@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.evidence.stored import StoredAttempt, StoredTest
-from testbed.evidence.trail import Parting, Passed, partings
+from testbed.evidence.trail import Passed, PortParting, partings
 from testbed.text import shown
 
 _NOT_COMPARED = ("captures", "replay", "packets", "earlier_attempts")
@@ -23,7 +23,7 @@ class Sameness:
     packets: int
     """How many were compared, at all ports."""
     ports: int
-    parted: tuple[Parting, ...] = ()
+    parted: tuple[PortParting, ...] = ()
     """The ports whose packets differ, the earliest first."""
     differing: tuple[str, ...] = ()
     """What else differs: counters, journals, metrics, the outcome."""
@@ -43,7 +43,7 @@ def compare(recorded: StoredTest, replayed: StoredTest | None) -> Sameness:
     if len(recorded.attempts) != len(replayed.attempts):
         numbers = f"recorded with {len(recorded.attempts)} attempts, and replayed with {len(replayed.attempts)}"
         return Sameness(test=recorded.id, packets=0, ports=0, differing=(numbers,))
-    parted: list[Parting] = []
+    parted: list[PortParting] = []
     differing: list[str] = []
     packets = ports = 0
     for one, other in zip(recorded.attempts, replayed.attempts, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from testbed.errors import LabError
-from testbed.evidence.trail import Parting, Passed, Trail
+from testbed.evidence.trail import Passed, PortParting, Trail
 from testbed.lab.backend import Backend
 from testbed.lab.channel import Channel
 from testbed.lab.observer import fetch
@@ -60,7 +60,7 @@ class Trails:
 _BEFORE, _MOST_SHOWN = 2, 8
 
 
-def neighbourhood(data: bytes, parting: Parting, recorded: Trail | None) -> list[str]:
+def neighbourhood(data: bytes, parting: PortParting, recorded: Trail | None) -> list[str]:
     """The packets around the place where two runs part, a line each.
 
     ``data``: the file of the replay's packets; ``recorded``: the first run's digests of the same port. Raises LabError.

@@ -109,7 +109,7 @@ class Campaign:
         self._told = 0
 
     def _tell(self) -> None:
-        done = min(len(heard.seeds) for heard in self._heard.values())
+        done = min(len(answers.seeds) for answers in self._heard.values())
         if done > self._told:
             self._told = done
             self._say(f"{done} of {len(self._plan.seeds)} seeds")
@@ -139,7 +139,7 @@ class Campaign:
 
     def _one(self, name: str) -> None:
         """The runs of one version. Raises ArmError, and what `virtual.run` raises."""
-        plan, side, heard = self._plan, self._sides[name], self._heard[name]
+        plan, side, answers = self._plan, self._sides[name], self._heard[name]
         seen, log = plan.folder / _SEEN, plan.folder / f"{name}.log"
         what = {
             "words": [*virtual.LAB_OPTIONS, "--testbed-capture", "never", *plan.words],
@@ -155,19 +155,19 @@ class Campaign:
                 outputs=virtual.Outputs(folders=[seen], into=plan.folder / name),
                 environment={**self._environment, **_NO_GIT},
                 say=self._say,
-                stdout=heard,  # type: ignore[arg-type]  # it is only written to
+                stdout=answers,  # type: ignore[arg-type]  # it is only written to
                 stderr=stderr,
                 spin_limit_s=_SPIN_LIMIT_S,
                 instead=side.instead,
                 stop=self._ended,
             )
         if status:
-            raise ArmError(f"{side.label}: {heard.problem or f'its runs ended with status {status}: see {log}'}")
+            raise ArmError(f"{side.label}: {answers.problem or f'its runs ended with status {status}: see {log}'}")
 
     @property
     def runs(self) -> tuple[list[Run], list[Run]]:
         """Base's and head's, of the seeds that both have run. Raises UserError where they cannot be compared."""
-        ended = [heard.seeds for heard in self._heard.values()]
+        ended = [answers.seeds for answers in self._heard.values()]
         names = [results_name(seed) for seed in self._plan.seeds if all(seed in seeds for seeds in ended)]
         base, head = (
             [read(file) for name in names if (file := results_of(self._plan.folder, side) / name).is_file()]

@@ -47,8 +47,8 @@ def test_a_timeline_can_be_played_and_ends_in_time(timeline: Timeline) -> None:
 
 
 def test_what_is_found_shrinks_to_the_word_that_matters() -> None:
-    found = find(strategies.impairments(**_ALL), lambda impairment: (impairment.delay_s or 0) >= 0.04)
-    assert found == Impairment(delay_s=0.04)
+    smallest = find(strategies.impairments(**_ALL), lambda impairment: (impairment.delay_s or 0) >= 0.04)
+    assert smallest == Impairment(delay_s=0.04)
     assert find(strategies.impairments(), lambda _: True) == CLEAN
     outage = find(strategies.timelines(outage="2s", delay="1ms"), lambda timeline: bool(timeline.outages))
     assert (len(outage.phases), outage.outages[0].for_s) == (1, 0.001)
