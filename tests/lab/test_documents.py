@@ -34,6 +34,7 @@ REASONS = {
     "building a kernel takes minutes; tests/lab/test_virtual_time.py runs in virtual time": r"^\$ testbed kernel build",
     "it takes a minute; tests/lab/test_virtual_time.py runs ten seeds": r"^\$ pytest --virtual-time --testbed-seeds",
     "it takes a minute; tests/lab/test_virtual_time.py compares versions": r"^\$ testbed ab --virtual-time",
+    "it takes a minute; tests/lab/test_virtual_replay.py runs such replays": r"^\$ testbed replay",
     "it asks for another machine, which tests do not have": "DOCKER_HOST=ssh://",
     "it is for Windows": "usermod",
     "it is for macOS": "limactl",
