@@ -84,7 +84,7 @@ class Kernels:
         self._run = run
         self._say = say
         self._undo = undo
-        self._events: queue.SimpleQueue[tuple[_Kernel, str | int | TestbedError]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[_Kernel, str | int | Exception]] = queue.SimpleQueue()
         self._threads: dict[_Kernel, threading.Thread] = {}
         self._uncollected: set[tuple[str, str]] = set()
         self._prepared = False
@@ -116,6 +116,8 @@ class Kernels:
                 if isinstance(event, str):
                     if not self._report(session, kernel, json.loads(event)):  # the test has more reports
                         continue
+                elif isinstance(event, Exception) and not isinstance(event, TestbedError):
+                    raise event
                 else:
                     kernels.remove(kernel)
                     for text in kernel.said:
@@ -161,12 +163,12 @@ class Kernels:
         kernel = _Kernel(config=self._config, share=share, gateway=gateway, workerinfo=information)
 
         def run() -> None:
-            outcome: int | TestbedError
+            outcome: int | Exception
             try:
                 outcome = self._run(
                     share, kernel.said.append, lambda line: self._events.put((kernel, line)), kernel.stop
                 )
-            except TestbedError as error:
+            except Exception as error:  # noqa: BLE001  # raised where events are read, or they would be awaited for ever
                 outcome = error
             self._events.put((kernel, outcome))
 

@@ -19,7 +19,9 @@ import os, subprocess
 from testbed.errors import EnvironmentUnfitError
 from testbed.kernel import variables, virtual
 
-def run(argv, *, seed, cwd, outputs, environment, say, stdout, stderr, spin_limit_s, stop=None):
+def run(argv, *, seed, cwd, outputs, environment, say, stdout, stderr, spin_limit_s, stop=None, facts=None):
+    if "FAULT" in os.environ:
+        raise RuntimeError("a fault")
     additions = {} if outputs.event is None else {variables.EVENTS: f"{cwd}/events-{id(outputs)}"}
     for file in additions.values():
         open(file, "w").close()
@@ -233,3 +235,9 @@ def test_numbers_of_jobs_and_kernels_that_make_no_sense_are_told_at_once(tmp_pat
     ]
     done = run(tmp_path, "--testbed-jobs", "2")
     assert "--testbed-jobs='2': it divides seeds among kernels; add --testbed-seeds" in done.stderr
+
+
+def test_a_fault_of_ours_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    done = run(tmp_path, "-n", "2", environment={"FAULT": "1"})
+    assert done.returncode == 3, done.stderr
+    assert "RuntimeError: a fault" in done.stdout

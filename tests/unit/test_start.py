@@ -19,7 +19,7 @@ OF_TESTBED = {
     "testbed.pytest",
     "testbed.evidence",
     "testbed.evidence.verdict",
-    *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "state", "workers")),
+    *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "scopes", "stacks", "state", "workers")),
 }
 TELL = """
 import pathlib, sys
