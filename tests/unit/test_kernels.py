@@ -213,8 +213,11 @@ def test_ctrl_c_ends_all_kernels_and_what_was_run_is_told(tmp_path: Path) -> Non
         finally:
             process.kill()
     assert process.returncode == 2
-    assert "test_suite.py::test_seed: 2 of 7 seeds fail" in output
-    assert "  seeds that were not run to their end: 2\n" in output
+    failed = re.search(r"test_suite.py::test_seed: [12] of (\d) seeds fail", output)
+    left = re.search(r"^  seeds that were not run to their end: (\d)$", output, re.MULTILINE)
+    assert failed and left, output
+    # What has run may not have been reported yet.
+    assert (int(failed[1]) + int(left[1]), 4 <= int(failed[1]) <= 7) == (9, True), output
     assert "KeyboardInterrupt" in output
 
 
