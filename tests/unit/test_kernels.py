@@ -215,7 +215,8 @@ def test_ctrl_c_ends_all_kernels_and_what_was_run_is_told(tmp_path: Path) -> Non
     assert process.returncode == 2
     failed = re.search(r"test_suite.py::test_seed: [12] of (\d) seeds fail", output)
     left = re.search(r"^  seeds that were not run to their end: (\d)$", output, re.MULTILINE)
-    assert failed and left, output
+    assert failed is not None, output
+    assert left is not None, output
     # What has run may not have been reported yet.
     assert (int(failed[1]) + int(left[1]), 4 <= int(failed[1]) <= 7) == (9, True), output
     assert "KeyboardInterrupt" in output
