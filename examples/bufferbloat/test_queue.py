@@ -1,4 +1,4 @@
-"""Downloads fill the queue of a line: how long does everybody else wait?"""
+"""More traffic than a line carries fills its queue: how long does everybody else wait?"""
 
 from statistics import median
 
@@ -17,15 +17,15 @@ def connect_s(lab):
 
 @pytest.mark.impair("server <-> laptop", delay="10ms")
 @pytest.mark.parametrize("qdisc", ["fifo", "fq_codel"])
-def test_a_download_beside_others(lab, qdisc):
+def test_a_connection_beside_other_traffic(lab, qdisc):
     lab.shape("server -> *", rate="8mbit", queue="300kB", qdisc=qdisc)
     idle_s = connect_s(lab)
-    with lab.traffic("server -> laptop", tcp=2):
+    with lab.traffic("server -> laptop", udp="12mbit"):
         lab.host("laptop").run(["sleep", "2"])  # until the queue is full
         busy_s = connect_s(lab)
     lab.record("time to connect, line idle", idle_s, unit="s", better="lower")
     lab.record("time to connect, line busy", busy_s, unit="s", better="lower")
     if qdisc == "fifo":
-        assert busy_s > 0.1, "300 kB at 8 Mbit/s are 300 ms"
+        assert busy_s > 0.2, "300 kB at 8 Mbit/s are 300 ms"
     else:
-        assert busy_s < 0.1
+        assert busy_s < 0.2

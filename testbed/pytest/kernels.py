@@ -86,7 +86,7 @@ class Kernels:
         self._undo = undo
         self._events: queue.SimpleQueue[tuple[_Kernel, str | int | Exception]] = queue.SimpleQueue()
         self._threads: dict[_Kernel, threading.Thread] = {}
-        self._uncollected: set[tuple[str, str]] = set()
+        self._uncollected: set[str] = set()
         self._prepared = False
 
     def pytest_sessionstart(self) -> None:
@@ -204,9 +204,9 @@ class Kernels:
                     results.make_room(self._config)
             case "collectreport":
                 report = self._deserialized(event)
-                if (known := (report.nodeid, str(report.longrepr))) not in self._uncollected:
+                if report.nodeid not in self._uncollected:  # each kernel tells of it, perhaps in other words
                     if report.failed:
-                        self._uncollected.add(known)
+                        self._uncollected.add(report.nodeid)
                     hook.pytest_collectreport(report=report)
             case "logstart":
                 kernel.running = (event["nodeid"], event["location"], event["seed"])

@@ -5,6 +5,8 @@ The stack's agent has one channel, and keeps the state that the last process lef
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import socket
 from collections.abc import Callable
 
@@ -35,8 +37,10 @@ def _bound(stack: str) -> socket.socket | None:
     """A socket with the stack's name; None if another process has one."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        bound.bind(f"\0testbed-turn-{stack}")
-    except OSError:
+        bound.bind(f"\0testbed-{hashlib.sha256(stack.encode()).hexdigest()}")  # names have 108 bytes at most
+    except OSError as error:
         bound.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
         return None
     return bound
