@@ -35,16 +35,33 @@ import time
 import pytest
 
 from testbed import EnvironmentUnfitError, InvalidValueError
+from testbed.lab.waiting import await_condition
 from testbed.observe.passages import crossing
 
 
-def over(bottleneck, seconds):
-    """What a bottleneck passes in a time, in bits per second, once its queue is full."""
-    time.sleep(1)
-    before, began_s = bottleneck.counters(), time.monotonic()
-    time.sleep(seconds)
-    now = bottleneck.counters()
-    return (now.sent_bytes - before.sent_bytes) * 8 / (time.monotonic() - began_s)
+def passed(bottleneck, count_bytes):
+    """The bytes that a bottleneck has sent, once they are so many more than now."""
+    least = bottleneck.counters().sent_bytes + count_bytes
+    return await_condition(bottleneck.counters, lambda now: now.sent_bytes >= least, deadline_s=60).sent_bytes
+
+
+def rate_bps(bottleneck, *, of_bytes):
+    """What a bottleneck passes per second, once a fifth of these bytes have filled its queue."""
+    before, began_s = passed(bottleneck, of_bytes // 5), time.monotonic()
+    return (passed(bottleneck, of_bytes) - before) * 8 / (time.monotonic() - began_s)
+
+
+def await_drops(bottleneck, count=1):
+    """Wait until the queue has dropped packets: it is full."""
+    await_condition(bottleneck.counters, lambda now: now.dropped_packets >= count, deadline_s=60)
+
+
+def await_received(lab):
+    """Wait until the receiver has got datagrams."""
+    before = lab.host("d").counters()["Udp"]["InDatagrams"]
+    await_condition(
+        lambda: lab.host("d").counters()["Udp"]["InDatagrams"], lambda now: now > before + 10, deadline_s=60
+    )
 
 
 def shares(traffic):
@@ -57,7 +74,7 @@ def shares(traffic):
 def test_rate(lab, qdisc):
     (bottleneck,) = lab.shape("* -> d", rate="8mbit", queue="200kB", qdisc=qdisc)
     with lab.traffic("* -> d", tcp=1) as traffic:
-        rate = over(bottleneck, 5)
+        rate = rate_bps(bottleneck, of_bytes=5_000_000)
     assert rate == pytest.approx(8e6, rel=0.02)
     if qdisc in ("fq_codel", "cake"):
         assert all(abs(share * 3 - 1) < 0.2 for share in shares(traffic))
@@ -68,7 +85,7 @@ def test_drops(lab):
     (bottleneck,) = lab.shape("* -> d", rate="8mbit", queue="200kB")
     with lab.capture("d", snap_bytes=64) as capture:
         with lab.traffic("* -> d", udp="4mbit") as traffic:
-            time.sleep(1)
+            await_drops(bottleneck, 300)
     counts, flows = bottleneck.counters(), traffic.flows
     lost = sum(flow.sent_packets - flow.received_packets for flow in flows)
     assert lost - counts.dropped_packets in range(0, 160), "beside those that wait as it ends"
@@ -83,13 +100,13 @@ def test_standing_queue(lab):
         return float(lab.host("a").run(["python3", "connect.py"], timeout="60s").stdout)
     assert connect() < 0.01
     for qdisc, least, most in (("fifo", 0.15, 0.25), ("fq_codel", 0, 0.03)):
-        lab.shape("* -> d", rate="8mbit", queue="200kB", qdisc=qdisc)
+        (bottleneck,) = lab.shape("* -> d", rate="8mbit", queue="200kB", qdisc=qdisc)
         with lab.traffic("b -> d", udp="12mbit"):
-            time.sleep(1)
+            await_drops(bottleneck)
             assert least <= connect() <= most, qdisc
     lab.heal()
     with lab.traffic("b -> d", udp="12mbit"):
-        time.sleep(1)
+        await_received(lab)
         assert connect() < 0.01
 
 
@@ -97,7 +114,7 @@ def test_standing_queue(lab):
 def test_marks(lab, ecn):
     (bottleneck,) = lab.shape("* -> d", rate="8mbit", qdisc="codel", ecn=ecn)
     with lab.traffic("* -> d", tcp=1):
-        over(bottleneck, 2)
+        passed(bottleneck, 3_000_000)
     counts = bottleneck.counters()
     assert (counts.marked_packets > 20, counts.marked_packets > 0) == (ecn, ecn)
 
@@ -111,20 +128,20 @@ def test_restart(lab, host):
     (bottleneck,) = lab.shape("a,b -> d", rate="1mbit", queue="20kB")
     lab.host(host).restart()
     with lab.traffic("a,b -> d", udp="2mbit"):
-        assert over(bottleneck, 2) == pytest.approx(1e6, rel=0.02)
+        assert rate_bps(bottleneck, of_bytes=250_000) == pytest.approx(1e6, rel=0.02)
     assert lab.link("a -> d").counters().sent_packets > 100
 
 
 @pytest.mark.shape("* -> d", rate="8mbit")
 def test_marker(lab):
     with lab.traffic("a -> d", udp="1mbit"):
-        time.sleep(0.1)
+        await_received(lab)
 
 
 @pytest.mark.shape("a -> d", rate="8mbit")
 def test_vacuous(lab):
     with lab.traffic("b -> d", udp="1mbit"):
-        time.sleep(0.1)
+        await_received(lab)
 
 
 def test_gone(lab):
