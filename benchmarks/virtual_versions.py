@@ -86,8 +86,10 @@ def _bug(report: Report, project: Path) -> None:
         raise BenchmarkError(f"the search failed:\n{done.stdout}\n{done.stderr}") from None
     report.note(f"{len(test['failed'])} of {test['runs']} seeds fail: {test['failed']}")
     report.check(Check(name="seeds that fail", value=len(test["failed"]), bound=1, unit="", at_least=True))
-    if not test["failed"] or test["shrunk"] is None:
-        return
+    if not test["failed"]:
+        return  # which its bound tells
+    if test["shrunk"] is None:
+        raise BenchmarkError(f"the failure was not made smaller:\n{done.stdout}\n{done.stderr}")
     lost, tries = test["shrunk"]["lost_packets"], test["shrunk"]["tries"]
     report.note(
         f"made smaller by {tries} tries: {lost['found']} lost packets, then {lost['by_number']}; {test['shrunk']}"

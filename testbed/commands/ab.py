@@ -162,7 +162,7 @@ def _in_virtual_time(
     except KeyboardInterrupt:
         ended = _INTERRUPTED
     runs = campaign.runs
-    return ended, compare(*runs, quantiles=quantiles, exact=True), runs
+    return ended, compare(*runs, quantiles=quantiles), runs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from testbed.backends.docker.engine import Engine
 from testbed.backends.local import images as local_images
 from testbed.commands.console import OUT, say, write
 from testbed.commands.options import command, example
+from testbed.commands.results import is_results
 from testbed.errors import EnvironmentUnfitError
-from testbed.evidence.results import SCHEMA
 from testbed.text import several
 from testbed.units import parse_time
 
@@ -93,8 +93,11 @@ def _kernels() -> Iterator[Thing]:
 
 
 def _remove_kernel(folder: Path) -> str | None:
-    """Remove a kernel that no process runs; modules, if no kernel runs at all."""
-    above = folder if not folder.name.startswith("bytecode-") else folder.parent
+    """Remove a kernel that no process runs; modules and root file systems, if no kernel runs at all.
+
+    One with a simulated clock has the root file system of a carried one.
+    """
+    above = folder if folder.name.startswith("virtual-") else folder.parent
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             with suppress(OSError):  # it has ended, or is another user's
@@ -106,7 +109,7 @@ def _remove_kernel(folder: Path) -> str | None:
 
 def _results() -> Iterator[Thing]:
     """The results of the last run here, with its page and the packets that it kept."""
-    if not _is_ours(_REPORT / _RESULTS[0]):
+    if not is_results(_REPORT / _RESULTS[0]):
         return
     for name in _RESULTS:
         path = _REPORT / name
@@ -118,16 +121,6 @@ def _results() -> Iterator[Thing]:
                 used_at=path.stat().st_mtime,
                 remove=partial(_remove, path),
             )
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether a file is a session's results."""
-    try:
-        with file.open(encoding="utf-8") as lines:
-            head = json.loads(lines.readline(_MOST_CHARACTERS))
-    except (OSError, ValueError):
-        return False
-    return isinstance(head, dict) and str(head.get("schema", "")).startswith(SCHEMA.partition("/")[0])
 
 
 def _remove(path: Path) -> str | None:

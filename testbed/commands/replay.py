@@ -14,7 +14,7 @@ import click
 
 from testbed.commands.console import OUT, say
 from testbed.commands.options import command, example
-from testbed.commands.results import DEFAULT_FILE, load
+from testbed.commands.results import DEFAULT_FILE, is_results, load
 from testbed.errors import InvalidValueError, LabError
 from testbed.evidence.replaying import Replay
 from testbed.evidence.stored import Session, StoredTest
@@ -126,15 +126,15 @@ def _run(session: Session, facts: dict[str, Any], tests: Sequence[StoredTest], i
         errors="replace",
         check=False,
     )
-    results = sorted(into.rglob("*.jsonl"))
-    if not results:
+    results = next((file for file in sorted(into.rglob("*")) if file.is_file() and is_results(file)), None)
+    if results is None:
         last = " | ".join(done.stdout.strip().splitlines()[-8:])
         say(
             f"no test was replayed; exit status {done.returncode}"
             + (f"; its last lines: {visible(last)}" if last else "")
         )
         return None
-    return load(results[0])
+    return load(results)
 
 
 def _lines(test: StoredTest, comparison: Sameness, into: Path) -> Iterator[str]:
@@ -146,7 +146,7 @@ def _lines(test: StoredTest, comparison: Sameness, into: Path) -> Iterator[str]:
         yield f"  {parting}"
     if comparison.parted:
         first = comparison.parted[0]
-        recorded = Passed.read(test.last.content["packets"]).ports.get(first.port)
+        recorded = Passed.read(test.attempts[comparison.attempt].content["packets"]).ports.get(first.port)
         for file in into.rglob(f"{keeping.file_name(test.id)}/*/{first.port}.pcapng"):
             try:
                 yield from (f"    {line}" for line in neighbourhood(file.read_bytes(), first, recorded))

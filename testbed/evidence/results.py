@@ -34,6 +34,17 @@ from testbed.evidence.verdict import Verdict, worst
 SCHEMA = "testbed-results/2"
 SCHEMA_FILE = "results.schema.json"
 """Beside this module."""
+HEAD_CHARACTERS = 1 << 20
+"""Of the first line of a file, to tell whether it is a session's results."""
+
+
+def is_head(line: str) -> bool:
+    """Whether the first line of a file is that of a session's results, of any schema of ours."""
+    try:
+        head = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(head, dict) and str(head.get("schema", "")).startswith(SCHEMA.partition("/")[0])
 
 
 @dataclass(kw_only=True)

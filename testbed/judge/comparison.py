@@ -112,14 +112,14 @@ def compare(
     across: Sequence[str] = (),
     problems: Sequence[str] = (),
     brief: bool = False,
-    exact: bool = False,
 ) -> Comparison:
     """Judge head against base: by pairs where seeds agree, else as two independent samples.
 
     ``across``: in what the runs differ that should be alike; ``problems``: what else could not be compared; both are
-    handed on. ``brief``: pairs without bounds, for many looks in a row. ``exact``: pairs of virtual time.
+    handed on. ``brief``: pairs without bounds, for many looks in a row. In virtual time each difference counts.
     """
     pairs = matched(base, head)
+    exact = bool(pairs) and all(run.machine.get("virtual") for run in (*base, *head))
     if pairs:
         worthless = [(pair, test) for pair in pairs if (test := pair.invalid) is not None]
         thrown = tuple(f"seed {pair.base.seed}: {test.id}: {test.reason or ''}" for pair, test in worthless)
@@ -132,7 +132,7 @@ def compare(
         base_runs, head_runs = ([run for run in runs if run.invalid is None] for runs in (base, head))
     collected = cells(base_runs, head_runs, paired=bool(pairs), quantiles=quantiles)
     judged = judge(collected.cells, paired=bool(pairs), alpha=alpha, brief=brief, exact=exact)
-    partings, identical = parted(base_runs, head_runs) if exact and pairs else ((), ())
+    partings, identical = parted(base_runs, head_runs) if exact else ((), ())
     return Comparison(
         paired=bool(pairs), base_runs=len(base_runs), head_runs=len(head_runs), thrown_away=thrown,
         exact=exact, parted=partings, identical=identical,

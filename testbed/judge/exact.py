@@ -12,19 +12,18 @@ worse under one seed and better under the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
 from testbed.judge.cells import Cell, Kind, Run, TestRun
 from testbed.judge.changes import Change, Judged, Seeds
+from testbed.judge.differing import compared, differences
 from testbed.judge.statistics import at_least
 from testbed.text import shown
 
 _MOST_MORE = 10_000
-_NOT_COMPARED = ("captures", "replay", "packets", "earlier_attempts")
-"""Of what the results say of a test: what tells of nothing that it did."""
 _CHARACTERS = 80
 
 
@@ -111,23 +110,19 @@ def parted(base: Sequence[Run], head: Sequence[Run]) -> tuple[tuple[Parting, ...
 
 def first_difference(base: TestRun, head: TestRun) -> tuple[str, str, str] | None:
     """The first value in which two runs of a test differ: what it is, in base, in head. None: they are identical."""
-    ours, theirs = _by_name(base), _by_name(head)
-    return next(_differences(ours, theirs, ""), None)
+    first = next(differences(_by_name(base), _by_name(head)), None)
+    if first is None:
+        return None
+    words = [
+        step if isinstance(step, str) else f"{step.number + 1}"
+        for step in first.place
+        if isinstance(step, str) or step.of > 1
+    ]
+    return " ".join(words), shown(first.one, _CHARACTERS), shown(first.other, _CHARACTERS)
 
 
 def _by_name(test: TestRun) -> dict[str, Any]:
     """What the results say of a test; what matters most first."""
     metrics = {name: list(metric.values) for name, metric in test.metrics.items()}
-    others = {key: value for key, value in test.content.items() if key not in (*_NOT_COMPARED, "outcome", "metrics")}
+    others = {key: value for key, value in compared(test.content).items() if key not in ("outcome", "metrics")}
     return {"outcome": str(test.outcome), "metric": metrics, **others}
-
-
-def _differences(base: object, head: object, where: str) -> Iterator[tuple[str, str, str]]:
-    if isinstance(base, Mapping) and isinstance(head, Mapping):
-        for key in dict.fromkeys((*base, *head)):
-            yield from _differences(base.get(key), head.get(key), f"{where} {key}".strip())
-    elif isinstance(base, list) and isinstance(head, list) and len(base) == len(head):
-        for number, (ours, theirs) in enumerate(zip(base, head, strict=True), start=1):
-            yield from _differences(ours, theirs, f"{where} {number}" if len(base) > 1 else where)
-    elif base != head:
-        yield where, shown(base, _CHARACTERS), shown(head, _CHARACTERS)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from testbed.evidence.stored import StoredAttempt, StoredTest
 from testbed.evidence.trail import Passed, PortParting, partings
+from testbed.judge.differing import Entry, compared, differences
 from testbed.text import shown
 
-_NOT_COMPARED = ("captures", "replay", "packets", "earlier_attempts")
-"""Of an attempt: what a replay has other values of, and what is compared by itself."""
 _CHARACTERS = 100
 
 
@@ -25,6 +23,8 @@ class Sameness:
     ports: int
     parted: tuple[PortParting, ...] = ()
     """The ports whose packets differ, the earliest first."""
+    attempt: int = 0
+    """In which of the test's attempts the first of them does, from 0."""
     differing: tuple[str, ...] = ()
     """What else differs: counters, journals, metrics, the outcome."""
     missing: str = ""
@@ -45,20 +45,25 @@ def compare(recorded: StoredTest, replayed: StoredTest | None) -> Sameness:
         return Sameness(test=recorded.id, packets=0, ports=0, differing=(numbers,))
     parted: list[PortParting] = []
     differing: list[str] = []
-    packets = ports = 0
-    for one, other in zip(recorded.attempts, replayed.attempts, strict=True):
+    packets = ports = attempt = 0
+    for number, (one, other) in enumerate(zip(recorded.attempts, replayed.attempts, strict=True)):
         ours, theirs = _passed(one), _passed(other)
         if ours is not None and theirs is not None:
+            attempt = attempt if parted else number
             parted += partings(ours, theirs)
             packets += sum(trail.packets for trail in ours.ports.values())
             ports = max(ports, len(ours.ports))
         elif ours is not theirs:
             differing.append(f"packets were {'recorded' if ours is not None else 'replayed'} only")
-        mine, its = (
-            {key: value for key, value in run.content.items() if key not in _NOT_COMPARED} for run in (one, other)
-        )
-        differing += _differing(mine, its)
-    return Sameness(test=recorded.id, packets=packets, ports=ports, parted=tuple(parted), differing=tuple(differing))
+        differing += _differing(one, other)
+    return Sameness(
+        test=recorded.id,
+        packets=packets,
+        ports=ports,
+        parted=tuple(parted),
+        attempt=attempt,
+        differing=tuple(differing),
+    )
 
 
 def _passed(attempt: StoredAttempt) -> Passed | None:
@@ -66,22 +71,18 @@ def _passed(attempt: StoredAttempt) -> Passed | None:
     return None if content is None else Passed.read(content)
 
 
-def _differing(one: object, other: object, where: str = "") -> Iterator[str]:
-    """Each value in which two contents differ, with its place in them."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in dict.fromkeys((*one, *other)):
-            yield from _differing(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for number, (mine, its) in enumerate(zip(one, other, strict=True)):
-            yield from _differing(mine, its, f"{where}[{_name(mine, number)}]")
-    elif one != other:
-        yield f"{where}: {_values(one, other)}"
+def _differing(one: StoredAttempt, other: StoredAttempt) -> Iterator[str]:
+    """Each value in which two attempts differ, with its place in them."""
+    for difference in differences(compared(one.content), compared(other.content)):
+        where = "".join(f".{step}" if isinstance(step, str) else f"[{_name(step)}]" for step in difference.place)
+        yield f"{where.removeprefix('.')}: {_values(difference.one, difference.other)}"
 
 
-def _name(entry: Any, number: int) -> str:
+def _name(entry: Entry) -> str:
     """What people call an entry of a list."""
-    names = [entry.get(key) for key in ("name", "link", "host", "field")] if isinstance(entry, Mapping) else []
-    return next((str(name) for name in names if name), str(number))
+    value = entry.value
+    names = [value.get(key) for key in ("name", "link", "host", "field")] if isinstance(value, Mapping) else []
+    return next((str(name) for name in names if name), str(entry.number))
 
 
 def _values(one: object, other: object) -> str:

@@ -76,13 +76,6 @@ class Scenario:
         return Scenario(puts, self.work)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LostNumbers:
-    """The packets that a link has lost, by number."""
-
-    numbers: tuple[int, ...]
-
-
 class SpentError(Exception):
     """The most tries were made."""
 
@@ -99,7 +92,7 @@ class Shrinking:
         self._most = most_tries
         self._tried: set[Hashable] = {whole.key}
 
-    def run(self, lost: Mapping[LinkRef, LostNumbers]) -> None:
+    def run(self, lost: Mapping[LinkRef, Sequence[int]]) -> None:
         """Until nothing makes it smaller, or the most tries are made. ``lost``: by the links of the scenario found."""
         try:
             self._number(lost)
@@ -125,7 +118,7 @@ class Shrinking:
             self.best = scenario
         return fails
 
-    def _number(self, lost: Mapping[LinkRef, LostNumbers]) -> None:
+    def _number(self, lost: Mapping[LinkRef, Sequence[int]]) -> None:
         """Lose the same packets by their numbers: of all links at once, or else of each for which that fails too.
 
         Of a link that is impaired several times in a test, the numbers of its packets are not those of one impairment.
@@ -136,7 +129,7 @@ class Shrinking:
             for put, wanted in self.best.puts.items()
             if put.link in lost
             and put.link not in several
-            and (by_number := numbered(wanted, lost[put.link].numbers)) not in (None, wanted)
+            and (by_number := numbered(wanted, lost[put.link])) not in (None, wanted)
         }
         if not chosen or self._try(Scenario({**self.best.puts, **chosen}, self.best.work)):
             return

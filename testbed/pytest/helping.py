@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-_OURS = ("impair", "impair_each", "stack", "stack_each")
+from testbed.pytest.declared import NAMES
+
 _EXAMPLE = """\
     @pytest.mark.impair("client -> server", "lossy-latency")           a profile, one way
     @pytest.mark.impair("client <-> server tcp/80", delay="40ms")      both ways, of one port
@@ -27,7 +28,7 @@ def _lines(config: pytest.Config, fixtures: Mapping[str, object]) -> Iterator[st
     yield from ("A test, beside a Compose file with the services `client` and `server`:", "", _EXAMPLE)
     yield "Markers:"
     known = dict(str(line).partition(":")[::2] for line in config.getini("markers"))
-    yield from (f"  {call}\n      {known[call].strip()}" for call in known if call.partition("(")[0] in _OURS)
+    yield from (f"  {call}\n      {known[call].strip()}" for call in known if call.partition("(")[0] in NAMES)
     yield from ("", "Fixtures:")
     for name, fixture in fixtures.items():
         described = inspect.getdoc(fixture) or ""

@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import os
 import platform
+import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,27 +45,41 @@ def fingerprint(root: Path) -> Mapping[str, Any]:
 
 
 def revision(root: Path, *, without: Iterable[Path]) -> str | None:
-    """A digest of the files of a project as they are, by content; None if there are too many.
+    """A digest of the files of a project as they are, by content; None if there are too many, or git takes too long.
 
     With git, of those that it knows or does not ignore. ``without``: folders and files that runs write.
     """
     written = [path.absolute() for path in without]
+    try:
+        paths = sorted(islice(_files(root), _MOST_FILES + 1))
+    except subprocess.TimeoutExpired:
+        return None
+    if len(paths) > _MOST_FILES:
+        return None
     digest = hashlib.sha256()
-    for number, path in enumerate(sorted(_files(root))):
-        if number == _MOST_FILES:
-            return None
-        if any(path.is_relative_to(place) for place in written) or not path.is_file():
-            continue
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= _UNREAD_BYTES else str(size).encode()
-        digest.update(f"{path.relative_to(root)} {hashlib.sha256(content).hexdigest()}\n".encode())
+    for path in paths:
+        if not any(path.is_relative_to(place) for place in written):
+            digest.update(b"%s %s\n" % (os.fsencode(path.relative_to(root)), _content(path)))
     return digest.hexdigest()[:16]
 
 
+def _content(path: Path) -> bytes:
+    """What stands for a file: a digest, the size of a large one, why it cannot be read."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return b"no file"
+        if status.st_size > _UNREAD_BYTES:
+            return b"%d" % status.st_size
+        return hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    except OSError as error:
+        return b"error %d" % (error.errno or 0)
+
+
 def _files(root: Path) -> Iterator[Path]:
-    listed = _said_by_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    if listed is not None:
-        yield from (root / name for name in filter(None, listed.split("\0")))
+    """Raises TimeoutExpired. Of a folder that git ignores it lists nothing; an installed package lies in one."""
+    if listed := _said_by_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"):
+        yield from (root / os.fsdecode(name) for name in listed.split(b"\0") if name)
         return
     for folder, below, names in os.walk(root):
         below[:] = [name for name in below if not name.startswith(".") and name != "__pycache__"]
@@ -86,16 +102,20 @@ def _read(path: str) -> str | None:
 
 def _git(root: Path) -> dict[str, Any] | None:
     """The commit, and whether files that git knows were changed; None outside of a repository, or without git."""
-    commit = _said_by_git(root, "rev-parse", "HEAD")
-    changed = _said_by_git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
-    return None if not commit or changed is None else {"commit": commit, "dirty": bool(changed)}
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        commit = _said_by_git(root, "rev-parse", "HEAD")
+        changed = _said_by_git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
+        if commit and changed is not None:
+            return {"commit": commit.decode().strip(), "dirty": bool(changed.strip())}
+    return None
 
 
-def _said_by_git(root: Path, *arguments: str) -> str | None:
+def _said_by_git(root: Path, *arguments: str) -> bytes | None:
+    """Raises TimeoutExpired."""
     # No lock: another git at work there must not fail because of us.
     argv = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_GIT_WITHIN_S)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(argv, capture_output=True, check=False, timeout=_GIT_WITHIN_S)
+    except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None

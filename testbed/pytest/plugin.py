@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.evidence.verdict import Verdict
-from testbed.pytest import markers, results, running, scopes, state, workers
+from testbed.pytest import declared, markers, results, running, scopes, state, workers
 from testbed.pytest import stacks as which
 
 if TYPE_CHECKING:
@@ -65,30 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[state.SEED] = state.check_options(config) if worker is None else worker["testbed_seed"]
     if worker is None:
         config.pluginmanager.register(results.ResultsFile(config), results.NAME)
-    config.addinivalue_line(
-        "markers",
-        'impair(link, profile | delay="40ms", loss="2%", …): impair a link during the test: "a -> b" one way, '
-        '"a <-> b" both ways; stackable. Words: see `testbed profiles --words`. prove=True: probe it first.',
-    )
-    config.addinivalue_line(
-        "markers",
-        'impair_each(link, "profile", …): run the test once under each profile (without names: under every one).',
-    )
-    config.addinivalue_line(
-        "markers",
-        'stack("other/compose.yaml", …, profiles=[…]): the stack of the test, of a Compose file or of several that add '
-        "up; the one before it is taken down first. Paths begin at the test's folder, or where pytest runs.",
-    )
-    config.addinivalue_line(
-        "markers",
-        'stack_each("v1/compose.yaml", "v2/compose.yaml", …, profiles=[…]): run the test on each of these stacks, one '
-        "after the other.",
-    )
-    config.addinivalue_line(
-        "markers",
-        'shape(links, rate="8mbit", queue="200kB", qdisc="fq_codel", ecn=True): have these links, as in '
-        '"* -> server", share one rate and one queue during the test; stackable.',
-    )
+    for marker in declared.MARKERS:
+        config.addinivalue_line("markers", marker)
     config.stash[state.PROBLEMS] = []
     config.stash[state.WARNED] = {}
     if state.is_told(config):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -210,19 +209,16 @@ class ResultsFile:
 
 
 _USUAL_NAME = "results.jsonl"
-_MOST_CHARACTERS = 1 << 20
-"""Of a first line that is read."""
 _CUT_SHORT = (2, 3, 4)
 """Exit statuses of pytest's that say that tests may not have been run: interrupted, internal error, wrong use."""
 
 
 def _is_ours(path: Path) -> bool:
     """Whether there is a results file of ours, which says what is true no more."""
-    from testbed.evidence.results import SCHEMA
+    from testbed.evidence.results import HEAD_CHARACTERS, is_head
 
     try:
         with path.open(encoding="utf-8") as lines:
-            head = json.loads(lines.readline(_MOST_CHARACTERS))
+            return is_head(lines.readline(HEAD_CHARACTERS))
     except (OSError, ValueError):
         return False
-    return isinstance(head, dict) and str(head.get("schema", "")).startswith(SCHEMA.partition("/")[0])

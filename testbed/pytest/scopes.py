@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testbed.pytest.declared import IMPAIRING
 from testbed.pytest.markers import wanted
 from testbed.pytest.running import lab_on, put
 from testbed.pytest.stacks import SESSION_LAB
@@ -27,7 +28,7 @@ _NOT_USERS = ("testbed.pytest.", "_pytest.")
 @contextmanager
 def impaired(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[None]:
     """Have the markers of a fixture's scope in force while it is set up, and once more while it is torn down."""
-    if fixture.scope not in _WIDER or next(request.node.iter_markers("impair"), None) is None:
+    if fixture.scope not in _WIDER or not any(mark.name in IMPAIRING for mark in request.node.iter_markers()):
         yield
         return
     item: pytest.Item = request._pyfuncitem  # pytest has no public way to the test that needs a wider fixture
@@ -76,7 +77,7 @@ def _apply(lab: Lab, node: pytest.Collector, fixture: str) -> None:
         return
     requests = wanted(node, lambda: lab)
     lab.carriage.warn_only = node.config.getoption("--testbed-lateness") == "warn"
-    lab.lifecycle.begin(f"{node.config.stash[SEED]}:{node.name}:{fixture}", requests.links)
+    lab.lifecycle.begin(f"{node.config.stash[SEED]}:{node.name}:{fixture}", requests.all_links)
     for _ in put(lab, requests):
         pass
     lab.carriage.settle()

@@ -195,7 +195,7 @@ def _verdict(report: pytest.TestReport) -> Verdict | None:
 
 
 class SeedCounts:
-    """SeedCounts what is reported, wherever the tests are run."""
+    """Counts what is reported, wherever the tests are run."""
 
     def __init__(self, config: pytest.Config, seeds: range) -> None:
         self._config = config

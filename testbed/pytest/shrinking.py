@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.shrinking import LostNumbers, Put, Scenario, Shrinking
+from testbed.judge.shrinking import Put, Scenario, Shrinking
 from testbed.pytest import running, state
 from testbed.pytest.again import After, forget
 from testbed.pytest.markers import id_of
@@ -199,7 +199,7 @@ class Tries:
 
             shrinking = Shrinking(whole, fails, most_tries=most_tries - 1)
             repeated = self.crash == crash
-            lost = {losses.link: LostNumbers(numbers=losses.numbers) for losses in run.lost if not losses.unknown}
+            lost = {losses.link: losses.numbers for losses in run.lost if not losses.unknown}
             if repeated:
                 state.sayer(self._config)(f"{id_of(item)}: the failure of seed {seed} is made smaller")
                 try:
@@ -211,7 +211,7 @@ class Tries:
                 tries=shrinking.tries + 1,
                 found=whole,
                 best=shrinking.best,
-                lost_packets=sum(len(of_link.numbers) for of_link in lost.values()),
+                lost_packets=sum(map(len, lost.values())),
                 marked=frozenset(run.wanted.links if run.wanted else ()),
                 complete=shrinking.complete,
                 repeated=repeated,

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from testbed.compose.options import COMPOSE_FILE_NAMES
+from testbed.pytest.declared import IMPAIRING
 from testbed.text import shortened, shown
 
 SESSION_LAB = "_testbed_stack"
 """The fixture that brings up the stack of a test."""
 EACH = "stack_each"
+_USING = {*IMPAIRING, "impair_each"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ def together(items: list[pytest.Item]) -> None:
     places: dict[pytest.Item, int] = {}
     place = 0
     for item in items:
-        if SESSION_LAB in getattr(item, "fixturenames", ()) or item.get_closest_marker("impair"):
+        if SESSION_LAB in getattr(item, "fixturenames", ()) or any(mark.name in _USING for mark in item.iter_markers()):
             place = stacks.setdefault(stack_of(item), len(stacks))
         places[item] = place
     items.sort(key=places.__getitem__)

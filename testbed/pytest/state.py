@@ -46,7 +46,7 @@ KEPT_OPTIONS = (
 LABS: pytest.StashKey[dict[StackOf, Lab]] = pytest.StashKey()
 """The lab of each stack, up or not."""
 CHOSEN: pytest.StashKey[tuple[str, str]] = pytest.StashKey()
-NOT_UP: pytest.StashKey[dict[str | None, str]] = pytest.StashKey()
+NOT_UP: pytest.StashKey[dict[StackOf, str]] = pytest.StashKey()
 """Why stacks did not start, by `StackOf.name`."""
 UNFIT: pytest.StashKey[bool] = pytest.StashKey()
 """Whether that is a fault of the machine or of the Compose file."""
@@ -434,7 +434,7 @@ def bring_up(config: pytest.Config, lab: Lab) -> bool:
         kind, why = chosen(config)
         if config.getoption("--lab") == "auto" and kind == "local":
             message += f"\n(the local lab was chosen because {why})"
-        config.stash.setdefault(NOT_UP, {})[_name(config, lab)] = message
+        config.stash.setdefault(NOT_UP, {})[_stack_of(config, lab)] = message
         config.stash[UNFIT] = isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError)
         return False
     return True
@@ -442,14 +442,14 @@ def bring_up(config: pytest.Config, lab: Lab) -> bool:
 
 def fail_if_not_up(config: pytest.Config, lab: Lab) -> None:
     """Fail a test, or a fixture, that needs a lab which did not start."""
-    name = _name(config, lab)
-    if (why := config.stash.get(NOT_UP, {}).get(name)) is not None:
-        which, first = f"the stack {name}" if name else "the stack", why.partition("\n")[0]
+    stack = _stack_of(config, lab)
+    if (why := config.stash.get(NOT_UP, {}).get(stack)) is not None:
+        which, first = f"the stack {stack.name}" if stack.name else "the stack", why.partition("\n")[0]
         pytest.fail(f"{which} is not up: {shortened(first)} (in full at the end)", pytrace=False)
 
 
-def _name(config: pytest.Config, lab: Lab) -> str | None:
-    return next((stack.name for stack, known in config.stash[LABS].items() if known is lab), None)
+def _stack_of(config: pytest.Config, lab: Lab) -> StackOf:
+    return next((stack for stack, known in config.stash[LABS].items() if known is lab), OWN)
 
 
 class Together:
@@ -480,7 +480,7 @@ class Together:
 def why_not_up(config: pytest.Config) -> str | None:
     """Why stacks did not start; None if all did that were to."""
     reasons = config.stash.get(NOT_UP, {})
-    return "\n".join(f"stack {name}: {why}" if name else why for name, why in reasons.items()) or None
+    return "\n".join(f"stack {stack.name}: {why}" if stack.name else why for stack, why in reasons.items()) or None
 
 
 def told_at_close(config: pytest.Config, text: str) -> None:

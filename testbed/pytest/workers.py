@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from testbed.pytest.stacks import StackOf
 from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, UNFIT, WARNED, chosen, has_stack
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -64,7 +66,9 @@ def hear_worker(node: Any) -> None:
         node.config.stash[WARNED].setdefault(warning)
     if _OUTPUT_NOT_UP in output:
         not_up, node.config.stash[UNFIT] = output[_OUTPUT_NOT_UP]
-        node.config.stash.setdefault(NOT_UP, {}).update(not_up)
+        node.config.stash.setdefault(NOT_UP, {}).update(
+            (StackOf(files=tuple(map(Path, files)), profiles=tuple(profiles)), why) for files, profiles, why in not_up
+        )
     node.config.stash[PROBLEMS] = output.get(OUTPUT_PROBLEMS, node.config.stash[PROBLEMS])
 
 
@@ -75,4 +79,5 @@ def tell_controller(config: pytest.Config) -> None:
     output: dict[str, object] = config.workeroutput  # type: ignore[attr-defined]  # xdist's
     output[_OUTPUT_WARNED] = [*config.stash[WARNED]]
     if NOT_UP in config.stash:
-        output[_OUTPUT_NOT_UP] = ([*config.stash[NOT_UP].items()], config.stash[UNFIT])  # JSON has no key None
+        reasons = [([*map(str, stack.files)], [*stack.profiles], why) for stack, why in config.stash[NOT_UP].items()]
+        output[_OUTPUT_NOT_UP] = (reasons, config.stash[UNFIT])

@@ -19,12 +19,13 @@ from testbed.report import comparison as words
 def run(seed: int, *values: float, outcome: Verdict = Verdict.HOLDS, content: Mapping[str, Any] | None = None) -> Run:
     metric = Metric(name="answer", values=values, unit="s", better="lower")
     test = TestRun(id="t", outcome=outcome, metrics={"answer": metric}, content=content or {})
-    return Run(source=f"{seed}", seed=seed, tests={"t": test}, started="2027-01-15")
+    machine = {"virtual": {"python": "3.11"}}
+    return Run(source=f"{seed}", seed=seed, tests={"t": test}, started="2027-01-15", machine=machine)
 
 
 def judged(base: Sequence[float], head: Sequence[float]) -> Comparison:
     sides = ([run(seed, value) for seed, value in enumerate(side, start=1)] for side in (base, head))
-    return compare(*sides, exact=True)
+    return compare(*sides)
 
 
 def change(base: Sequence[float], head: Sequence[float]) -> Change:
@@ -76,7 +77,7 @@ def test_less_than_matters_is_the_same_and_yet_told() -> None:
 def test_a_seed_under_which_head_alone_fails_is_told_and_one_is_no_verdict_on_all() -> None:
     base = [run(seed, 1.0) for seed in range(1, 6)]
     head = [run(seed, 1.0, outcome=Verdict.FAILS if seed == 4 else Verdict.HOLDS) for seed in range(1, 6)]
-    comparison = compare(base, head, exact=True)
+    comparison = compare(base, head)
     assert comparison.change is Change.UNDECIDED
     assert comparison.broken[0].head_failed == 1
     assert (comparison.parted[0].seed, comparison.parted[0].what) == (4, "outcome")

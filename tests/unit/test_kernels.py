@@ -175,10 +175,28 @@ def test_a_kernel_that_dies_fails_its_test_and_the_rest_of_its_share_is_run(tmp_
 
 
 def test_the_first_failure_ends_all_kernels(tmp_path: Path) -> None:
-    done = run(
-        tmp_path, "-x", "-n", "2", "--dist", "loadscope", suite="def test_a():\n    assert 0\ndef test_b(): pass\n"
-    )
+    suite = """
+from pathlib import Path
+import time
+
+def test_waits():
+    Path("waits").touch()
+    time.sleep(120)
+
+def test_later():
+    Path("later").touch()
+
+def test_fails():
+    while not Path("waits").exists():
+        time.sleep(0.01)
+    assert 0
+
+def test_last():
+    Path("last").touch()
+"""
+    done = run(tmp_path, "-x", "-n", "2", suite=suite)  # within half the time that the first test waits
     assert (done.returncode, "stopping after 1 failures" in done.stdout) == (1, True), done.stdout
+    assert {file for file in ("waits", "later", "last") if (tmp_path / file).exists()} == {"waits"}
 
 
 def test_what_cannot_be_collected_is_told_once(tmp_path: Path) -> None:
@@ -227,7 +245,9 @@ def test_problems_of_markers_end_it_once(tmp_path: Path) -> None:
     suite = "import pytest\n@pytest.mark.impair('a -> nobody', loss='1%')\ndef test_a(lab): pass\n"
     done = run(tmp_path, "-n", "2", suite=suite)
     assert done.returncode == 2
-    assert done.stdout.count("nobody") >= 1
+    output = done.stdout + done.stderr
+    assert output.count("the tests ask for what cannot be") == 1
+    assert output.count("host 'nobody': unknown") == 1
 
 
 def test_numbers_of_jobs_and_kernels_that_make_no_sense_are_told_at_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from testbed.evidence import stored
 from testbed.evidence.stored import Session
 from testbed.evidence.verdict import Verdict
 from testbed.pytest import state
+from testbed.pytest.declared import NAMES
 
 COMPOSE = """
 services:
@@ -158,6 +159,26 @@ def test_why_the_stack_is_not_up_is_not_told_twice_of_a_test(project: pytest.Pyt
     result = run(project, "def test_it(lab): pass")
     assert result.ret == 2
     result.stdout.no_fnmatch_line("*During handling of the above exception*")
+
+
+def test_each_stack_that_is_not_up_has_its_own_reason_even_if_folders_have_one_name(project: pytest.Pytester) -> None:
+    compose = (project.path / "compose.yaml").read_text()
+    for above in ("api", "web"):
+        folder = project.path / above / "test"
+        folder.mkdir(parents=True)
+        (folder / "compose.yaml").write_text(compose)
+    result = run(
+        project,
+        """
+@pytest.mark.stack("api/test/compose.yaml")
+def test_one(lab): pass
+
+@pytest.mark.stack("web/test/compose.yaml")
+def test_two(lab): pass
+""",
+    )
+    assert result.ret == 2
+    assert len([line for line in result.outlines if line.startswith("stack test: ")]) == 2, result.outlines
 
 
 def test_two_impairments_of_one_link_are_refused(project: pytest.Pytester) -> None:
@@ -616,4 +637,6 @@ def test_what_tests_may_write_is_shown_on_one_page_and_nothing_runs(project: pyt
     result = run(project, "def test_it(): assert False", "--testbed-help")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*@pytest.mark.impair(*", "Markers:", "  stack_each(*", "  lab", "  delay *"])
+    for name in NAMES:
+        result.stdout.fnmatch_lines([f"  {name}(*"])
     result.stdout.no_fnmatch_line("*test_it*")

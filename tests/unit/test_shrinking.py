@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.judge.shrinking import LostNumbers, Put, Scenario, Shrinking, minimised, numbered
+from testbed.judge.shrinking import Put, Scenario, Shrinking, minimised, numbered
 from testbed.pytest.shrinking import Shrunk
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import LinkRef
@@ -29,7 +29,7 @@ def shrunk(
     most_tries: int = 1000,
 ) -> Shrinking:
     shrinking = Shrinking(Scenario(puts, work or {}), fails, most_tries=most_tries)
-    shrinking.run({link: LostNumbers(numbers=tuple(numbers)) for link, numbers in lost.items()})
+    shrinking.run(lost)
     return shrinking
 
 

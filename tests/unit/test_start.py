@@ -19,7 +19,10 @@ OF_TESTBED = {
     "testbed.pytest",
     "testbed.evidence",
     "testbed.evidence.verdict",
-    *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "scopes", "stacks", "state", "workers")),
+    *(
+        f"testbed.pytest.{name}"
+        for name in ("markers", "results", "running", "declared", "scopes", "stacks", "state", "workers")
+    ),
 }
 TELL = """
 import pathlib, sys

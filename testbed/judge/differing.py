@@ -1,0 +1,44 @@
+"""In which values two runs of a test differ. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+_NOT_COMPARED = ("captures", "replay", "packets", "earlier_attempts")
+"""Of what the results say of a test: what tells of nothing that it did, and what is compared by itself."""
+
+
+class Entry(NamedTuple):
+    """A place in a list."""
+
+    number: int
+    """From 0."""
+    of: int
+    value: Any
+    """The first run's."""
+
+
+class Unequal(NamedTuple):
+    """A place in the results, and its value in each run."""
+
+    place: tuple[str | Entry, ...]
+    one: Any
+    other: Any
+
+
+def compared(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What is compared of what the results say of a test."""
+    return {key: value for key, value in content.items() if key not in _NOT_COMPARED}
+
+
+def differences(one: Any, other: Any, place: tuple[str | Entry, ...] = ()) -> Iterator[Unequal]:
+    """Each value in which two contents differ, in their order."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys((*one, *other)):
+            yield from differences(one.get(key), other.get(key), (*place, str(key)))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (mine, its) in enumerate(zip(one, other, strict=True)):
+            yield from differences(mine, its, (*place, Entry(number, len(one), mine)))
+    elif one != other:
+        yield Unequal(place, one, other)
