@@ -13,13 +13,16 @@ ORDERS, TRIES, TIMEOUT_S = 20, 5, 0.5
 def send(order: int) -> bool:
     """Send an order until it is answered; whether it was."""
     timeout_s = TIMEOUT_S
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
+        request = f"{order}.{attempt}".encode()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:  # an answer to an earlier try is lost
             server.settimeout(timeout_s)
             server.connect(("server", 8000))
-            server.send(str(order).encode())
+            server.send(request)
             try:
-                return bool(server.recv(100))
+                while server.recv(100) != request:  # a late answer to another try that had this port before
+                    continue
+                return True
             except OSError:
                 timeout_s *= 2 if sys.argv[1] == "doubling" else 1
     return False

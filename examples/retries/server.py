@@ -8,8 +8,9 @@ class Order(socketserver.DatagramRequestHandler):
 
     def handle(self) -> None:
         """Work on an order."""
-        print("worked on", self.rfile.read().decode(), flush=True)
-        self.wfile.write(b"done")
+        order = self.rfile.read()
+        print("worked on", order.decode(), flush=True)
+        self.wfile.write(order)
 
 
 socketserver.UDPServer(("", 8000), Order).serve_forever()

@@ -50,6 +50,17 @@ def carried(lab: Lab) -> dict[str, dict[str, int]]:
     return counts
 
 
+def at_rest(lab: Lab) -> dict[str, dict[str, int]]:
+    """The same while no packet passes: a counter is read after the other, and a packet between them is in one alone."""
+    seen = [carried(lab)]
+
+    def last_two() -> list[dict[str, dict[str, int]]]:
+        seen.append(carried(lab))
+        return seen[-2:]
+
+    return await_condition(last_two, lambda two: two[0] == two[1], deadline_s=10)[1]
+
+
 def sent_tcp(lab: Lab, src: str, address: str, count: int) -> float:
     done = lab.hosts[src].run(["python3", _PROGRAM, "send", address, str(count)], timeout="60s")
     assert done.ok, done.stderr
@@ -78,7 +89,7 @@ def test_a_bystander_loses_nothing_when_a_port_is_attached_released_and_taken_up
 def test_every_byte_that_goes_into_the_carried_kernel_comes_out(lab: Lab, family: int) -> None:
     """Unprepared hosts send TCP in large writes and UDP in segments, beside an impaired link that loses nothing."""
     lab.impair("client -> server", delay="5ms")
-    before = carried(lab)
+    before = at_rest(lab)
     address = next(address for address in lab.hosts["server"].addresses("lan") if (":" in address) == (family == 6))
     for count in (5_000, 100_000, 1_000_000):
         sent_tcp(lab, "other", address, count)
@@ -139,7 +150,7 @@ def test_what_finds_the_queue_before_a_carried_kernel_full_is_in_the_evidence_an
     """Datagrams faster than any carried kernel takes them, and no netem that loses one."""
     sent = 20_000
     lab.impair("client -> server", delay="1ms", limit=sent + 1000)
-    before = carried(lab)
+    before = at_rest(lab)
     assert lab.hosts["client"].run(["python3", "-c", _BURST, address_of(lab), str(sent)], timeout="60s").ok
     went = await_condition(lambda: since(before, carried(lab)), drained, deadline_s=10)["to_host"]
     assert went["refused_packets"] > 0.01 * sent, went
