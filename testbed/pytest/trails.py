@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Collection
@@ -43,6 +44,7 @@ class Following:
         keep_bytes = _KEEP_BYTES if self._kept is not None else 0
         self._trails: Trails = Trails(lab, since_ns=since_ns, keep_bytes=keep_bytes)
         self._folder = folder / _FOLDER
+        collect_garbage()
         variables.wait_until(since_ns)
 
     def end(self, item: pytest.Item) -> tuple[Passed, list[Path]]:
@@ -52,6 +54,17 @@ class Following:
             return passed, []
         self._kept.take(item, self._trails, self._folder)
         return passed, [self._folder / f"{port}{_SUFFIX}" for port in passed.ports]
+
+
+def collect_garbage() -> None:
+    """Have the next collection depend on nothing before it, not even on the number of objects.
+
+    What it closes takes the kernel some time.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()  # the next collections are of later objects alone
+    gc.collect()
 
 
 def follow(item: pytest.Item, lab: Lab, folder: Path) -> Following | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from testbed.agent import capture, trails
 from testbed.errors import InvalidValueError
 from testbed.evidence.trail import Passed, Trail, partings
+from testbed.pytest.trails import collect_garbage
 
 Frame = tuple[int, bytes]
 """The time in ns since 1970, and the bytes."""
@@ -129,3 +131,30 @@ def test_what_is_written_is_read_back() -> None:
 def test_digests_that_are_none_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(InvalidValueError, match=r"digests of packets .*: cannot be read: "):
         Trail.read({**trail_of(*frames(2)).as_json(), **changed})
+
+
+def test_collections_of_garbage_do_not_depend_on_what_was_before() -> None:
+    """Which garbage is there, how many objects there are, and how long ago the last collection was."""
+
+    def collections(ballast: int) -> list[tuple[int, int]]:
+        """After how many objects garbage was collected, and the generation."""
+        seen: list[tuple[int, int]] = []
+        later: list[list[object]] = []
+
+        def collecting(phase: str, info: dict[str, int]) -> None:
+            if phase == "start":
+                seen.append((len(later), info["generation"]))
+
+        older = [[number] for number in range(ballast)]
+        collect_garbage()
+        gc.callbacks.append(collecting)
+        try:
+            while len(later) < 200_000:
+                later.append([])
+        finally:
+            gc.callbacks.remove(collecting)
+            gc.unfreeze()
+        assert len(older) == ballast
+        return seen
+
+    assert collections(0) == collections(1_234) == collections(300_000) != []
