@@ -180,10 +180,18 @@ def _locked(place: Path, operation: int) -> Iterator[Path]:
     while True:
         with path.open("a") as lock:
             fcntl.flock(lock, operation)
-            with suppress(FileNotFoundError):  # it was removed with its image before we had it
-                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    yield path
-                    return
+            if not _is(path, lock.fileno()):  # it was removed with its image before we had it
+                continue
+            yield path
+            return
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @cache

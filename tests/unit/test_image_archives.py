@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 import pytest
 from click.testing import CliRunner
@@ -365,6 +366,14 @@ def test_what_a_killed_process_has_half_unpacked_is_never_used_and_goes(tmp_path
     assert last.communicate(timeout=120)[0] == "1000\n"
     assert left
     assert [*cache.folder.glob("new-*")] == []
+
+
+def test_a_file_that_is_missing_while_an_image_is_unpacked_is_an_error(tmp_path: Path) -> None:
+    def unpack(_: Path) -> NoReturn:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    with ExitStack() as undo, pytest.raises(ImageBuildError, match=r"cannot be unpacked into .*: No such file"):
+        Cache(tmp_path).hold("content", "image:1", unpack, undo)
 
 
 def test_what_others_are_at_is_not_cleared_up(tmp_path: Path) -> None:
