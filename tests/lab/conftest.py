@@ -27,7 +27,7 @@ from testbed.compose.options import LAB_CHOICES
 from testbed.lab.waiting import await_condition
 
 SomeLab = TypeVar("SomeLab", bound=Lab)
-collect_ignore = ["repository"]  # tests/lab/test_ci_jobs.py runs it
+collect_ignore = ["repository", "identical"]  # test_ci_jobs.py and test_identical.py run them
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 _PROGRAM = "/tmp/datagrams.py"
