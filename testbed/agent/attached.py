@@ -253,7 +253,7 @@ class HostPort(AttachedPort):
         with Netlink() as here:
             here.apply([without_addresses(index, mtu=mtu, queue_packets=devices.QUEUE_PACKETS), up(index)])
         self.open_gate()
-        self.undo.callback(self.tc.batch().run, [f"filter delete dev {self.veth} ingress"])
+        self.undo.callback(lambda: self.tc.batch().run([f"filter delete dev {self.veth} ingress"]))
         self.tc.batch().checked([redirect.put() for redirect in self._out])
 
     @property

@@ -30,6 +30,7 @@ class LocalTc:
                 shutil.copy(table, self.folder)
         self.qdisc_reader = QdiscReader(OwnKernel())
         self._tool = self._in_root(None)
+        self._indexes: dict[str, int] = {}
 
     def _in_root(self, root: Path | None) -> LocalTool:
         environment = {**os.environ, "TC_LIB_DIR": str(self.folder)}
@@ -40,6 +41,15 @@ class LocalTc:
         """Run the tc of another root file system from now on."""
         self._tool.close()
         self._tool = self._in_root(root)
+
+    def meet(self, device: str, index: int) -> None:
+        """Note a device that others have named. Podman gives the name of one that is gone to the next.
+
+        A running tc keeps the ifindex of a name that it has met (iproute2, ll_map.c); then another is started.
+        """
+        if self._indexes.setdefault(device, index) != index:
+            self._tool.close()
+            self._indexes = {device: index}
 
     def batch(self) -> Batch:
         """The running tool; started if necessary."""

@@ -139,6 +139,7 @@ class AttachedPorts:
 
     def _new_port(self, name: str, ifindex: int, engine: str) -> HostPort | CarriedPort:
         veth = devices.name_of(ifindex)
+        self._tc.meet(veth, ifindex)
         others = (port.before for port in self._ports.values() if port.ifindex == ifindex)
         before = next(others, None) or leftover.state_of(veth, ifindex)
         if engine == HostPort.engine:

@@ -30,6 +30,8 @@ SomeLab = TypeVar("SomeLab", bound=Lab)
 collect_ignore = ["repository", "identical"]  # test_ci_jobs.py and test_identical.py run them
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+FOREIGN = "tbt"
+"""Names of network namespaces that begin so are the tests' own, and no lab's."""
 _PROGRAM = "/tmp/datagrams.py"
 _PYTEST = "#!{}\nimport sys\nimport pytest\nsys.exit(pytest.main())\n"
 _PORT = "9000"

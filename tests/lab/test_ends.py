@@ -15,7 +15,7 @@ import requests
 
 from testbed import ComposeLab, InvalidValueError, Lab
 from testbed.lab.waiting import NotSeenError, await_condition
-from tests.lab.conftest import HERE, as_one_test, lab_of
+from tests.lab.conftest import FOREIGN, HERE, as_one_test, lab_of
 from tests.lab.programs.bodies import PORT
 
 _PROGRAM = "/tmp/bodies.py"
@@ -227,7 +227,7 @@ def outside(lab: Lab) -> Iterator[Outside]:
         pytest.skip("hosts of a local lab reach nothing outside")
     number = os.getpid() % 64
     network, ours, theirs = (f"203.0.113.{4 * number + last}" for last in (0, 1, 2))  # RFC 5737
-    name = f"tbt{os.getpid()}"
+    name = f"{FOREIGN}{os.getpid()}"
     near = f"{name}n"[:15]
 
     def ip(*words: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from testbed.lab.waiting import await_condition
-from tests.lab.conftest import HERE
+from tests.lab.conftest import FOREIGN, HERE
 
 LABS = ("local",)
 
@@ -74,8 +74,9 @@ def alive(pids: set[int]) -> set[int]:
 
 
 def mounts() -> set[str]:
-    """Every mount of testbed outside containers; the engine has other users."""
-    return {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "docker" not in line}
+    """Every mount of testbed outside containers; the engine has other users, and other tests run meanwhile."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {line for line in lines if "docker" not in line and f"/netns/{FOREIGN}" not in line}
 
 
 def named_after(run_id: str) -> list[str]:
@@ -91,7 +92,7 @@ def named_after(run_id: str) -> list[str]:
 def named_namespaces() -> set[str]:
     """The network namespaces of `ip netns`."""
     folder = Path("/run/netns")
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+    return {name for name in os.listdir(folder) if not name.startswith(FOREIGN)} if folder.is_dir() else set()
 
 
 @pytest.fixture

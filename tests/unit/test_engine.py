@@ -79,6 +79,31 @@ def test_of_a_rootless_engine_it_is_said_what_lists_programs_there() -> None:
         engine.leaders(_Refusing(500, "unable to get all container pids"))
 
 
+class _Listing(Container):
+    """A container whose programs the engine lists."""
+
+    def __init__(self, rows: list[list[str]]) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def top(self, **_options: Any) -> Any:
+        return {"Processes": self._rows}
+
+
+def test_of_podman_the_programs_are_in_the_order_of_their_start_and_others_in_the_namespace_have_no_number() -> None:
+    rows = [
+        ["31", "0", "4002", "sleep 5"],
+        ["1", "0", "4711", "server"],
+        ["32", "31", "4003", "sleep 5"],
+        ["9", "0", "4001", "sleep 5"],
+        ["40", "0", "?", "python3 -m agent signal"],
+    ]
+    engine = _Engine(running=True)
+    engine.is_podman = True
+    leaders = [(4711, "server"), (4001, "sleep 5"), (4002, "sleep 5"), (0, "python3 -m agent signal")]
+    assert engine.leaders(_Listing(rows)) == leaders
+
+
 # --- engines whose root is not the machine's ---------------------------------------------------------
 
 

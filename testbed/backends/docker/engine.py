@@ -40,6 +40,14 @@ _USERS = {"rootless": "rootless", "userns": "with users of its own for container
 """Engines whose root is not the machine's, by their security options."""
 _UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 _THE_KERNELS = ("/dev", "/proc", "/sys")
+_PODMANS_API = "v4.0.0"
+_PS, _PODMANS_PS = "-eo pid,ppid,args --sort=start_time", "pid,ppid,hpid,args"
+"""What `leaders` reads: the numbers are of the engine's machine; Podman's are the container's but for the third."""
+_LISTS = (
+    "It runs `ps` on its own machine; Debian or Ubuntu: apt-get install procps",
+    "A rootless engine can on a machine with cgroup v2",
+)
+"""When an engine can list processes: one with root, and a rootless one."""
 _STEPS = 400
 """Most steps in resolving a path, symbolic links included; path_resolution(7) follows 40 links."""
 # Every start of pytest looks for an engine; to build or to pull takes longer.
@@ -113,12 +121,16 @@ class Engine:
 
     _security: Sequence[str] = ()
     """Its security options."""
+    is_podman = False
+    """Whether it is Podman, by its service for Docker's clients."""
 
     def __init__(self) -> None:
         """Connect; raises EnvironmentUnfitError saying what was tried and what came back."""
         try:
             self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S)
-            self.version: str = self._client.version()["Version"]
+            version = self._client.version()
+            self.version: str = version["Version"]
+            self.is_podman = any("Podman" in part["Name"] for part in version.get("Components") or ())
             self._security = [str(option) for option in self._client.info().get("SecurityOptions") or ()]
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
@@ -128,7 +140,7 @@ class Engine:
     def describe(self) -> str:
         """In a few words, for a header line."""
         how = ", ".join(["", *(words for name, words in _USERS.items() if f"name={name}" in self._security)])
-        return f"Docker Engine {self.version} at {self.address}{how}"
+        return f"{'Podman' if self.is_podman else 'Docker Engine'} {self.version} at {self.address}{how}"
 
     @property
     def rootless(self) -> bool:
@@ -368,6 +380,11 @@ class Engine:
         filters = {"label": _label_filter(labels), "health": ["starting", "unhealthy"], "status": ["running"]}
         return [str(row["Id"]) for row in self._api.containers(filters=filters)]
 
+    def check_health(self, id_: str) -> None:
+        """Have Podman run a container's health check once, and note its result."""
+        url = f"{self._api.base_url}/{_PODMANS_API}/libpod/containers/{id_}/healthcheck"
+        self._api.get(url, timeout=_WORKS_FOR_S)
+
     def container(self, id_: str) -> Container:
         """A container by its id. Raises LabError if it is gone."""
         try:
@@ -389,7 +406,9 @@ class Engine:
         return data.decode(errors="replace")
 
     def follow(self, container: Container) -> Any:
-        """What its main program printed and prints, in chunks with time stamps; ``close()`` ends it."""
+        """What its main program printed and prints, in chunks; ``close()`` ends it. Docker's have time stamps."""
+        if self.is_podman:  # it would answer with the first line, and its stamps are of whole seconds
+            return container.attach(stream=True, logs=True)
         return container.logs(stream=True, follow=True, timestamps=True)
 
     def exec(
@@ -433,23 +452,16 @@ class Engine:
         Empty if the container does not run. Raises EnvironmentUnfitError if the engine cannot list them.
         """
         try:
-            listing = container.top(ps_args="-eo pid,ppid,args --sort=start_time")
+            listing = container.top(ps_args=_PODMANS_PS if self.is_podman else _PS)
         except docker.errors.APIError as error:
             gone = error.status_code in (requests.codes.not_found, requests.codes.conflict)
             if gone or not self.state(container).get("State", {}).get("Running"):
                 return []
-            remedy = (
-                "A rootless engine can on a machine with cgroup v2"
-                if self.rootless
-                else ("It runs `ps` on its own machine; Debian or Ubuntu: apt-get install procps")
-            )
             raise EnvironmentUnfitError(
                 f"the engine cannot list the processes of a container, which sending a signal needs: "
-                f"{_explanation(error)}. {remedy}"
+                f"{_explanation(error)}. {_LISTS[self.rootless]}"
             ) from None
-        rows = [(int(pid), int(parent), args) for pid, parent, args in listing["Processes"]]
-        inside = {pid for pid, _, _ in rows}
-        return [(pid, args) for pid, parent, args in rows if parent not in inside]
+        return (_podmans_leaders if self.is_podman else _leaders)(listing["Processes"])
 
     def put(self, container: Container, path: str, content: bytes, mode: int) -> None:
         """Write a file in a container that does not run; its folder must exist."""
@@ -504,6 +516,18 @@ class Engine:
             if content is None:
                 raise IsADirectoryError(path)
             return content.read()
+
+
+def _leaders(rows: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """Those whose parent is not among them."""
+    inside = {pid for pid, _, _ in rows}
+    return [(int(pid), args) for pid, parent, args in rows if parent not in inside]
+
+
+def _podmans_leaders(rows: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """Likewise. A number that is "?" is of another container in the same namespace, such as our agent's."""
+    first = sorted((int(own), pid, args) for own, parent, pid, args in rows if parent == "0")
+    return [(0 if pid == "?" else int(pid), args) for _, pid, args in first]
 
 
 def _explanation(error: docker.errors.APIError) -> str:

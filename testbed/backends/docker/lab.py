@@ -19,6 +19,7 @@ from testbed.backends import onlyone
 from testbed.backends.docker import images, turn
 from testbed.backends.docker.agents import Agents
 from testbed.backends.docker.engine import RUN_LABEL, Engine, refusals_raised
+from testbed.backends.docker.healthchecks import HealthChecks
 from testbed.backends.docker.hosts import ComposeHost
 from testbed.backends.docker.programs import ComposeProgram
 from testbed.backends.docker.runs import clear_stale
@@ -164,6 +165,8 @@ class ComposeLab(StackLab[ComposeHost]):
             undo.callback(self._stop_agent, agent)
             if self._asked_netem == "host":
                 agent.result()  # quick without a kernel to boot, and it may fail before the stack is started
+            if engine.is_podman:
+                undo.enter_context(HealthChecks(engine, testbed_run=self.run_id))
             with said_if_slow(self._say, "starting the stack"):
                 self._start_services(config)
             with said_while(self._say, lambda: "waiting for the agent, which boots a kernel if netem is carried"):

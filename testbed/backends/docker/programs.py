@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -112,7 +113,7 @@ class FollowedLog(Lines):
 
     def __init__(self, engine: Engine, container: Container) -> None:
         super().__init__()
-        self._chunks = engine.follow(container)
+        self._chunks, self._has_stamps = engine.follow(container), not engine.is_podman
         self._thread = threading.Thread(target=self._read, name="testbed-log", daemon=True)
 
     def __enter__(self) -> Self:
@@ -130,7 +131,7 @@ class FollowedLog(Lines):
             pending = b""
             for chunk in self._chunks:
                 *lines, pending = (pending + chunk).split(b"\n")
-                self.add(_stamped(lines))
+                self.add(_stamped(lines) if self._has_stamps else _arrived(lines))
         finally:
             self.end()
 
@@ -140,6 +141,13 @@ def _stamped(lines: Sequence[bytes]) -> Iterator[tuple[str, int]]:
     for line in lines:
         stamp, _, text = line.decode(errors="replace").partition(" ")
         yield text, nanoseconds(stamp)
+
+
+def _arrived(lines: Sequence[bytes]) -> Iterator[tuple[str, int]]:
+    """Each line, and the time now, by this process's clock."""
+    now_ns = time.time_ns()
+    for line in lines:
+        yield line.decode(errors="replace"), now_ns
 
 
 def nanoseconds(stamp: str) -> int:

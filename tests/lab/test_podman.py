@@ -1,0 +1,75 @@
+"""Podman's service in place of Docker's engine, as root and without systemd, started beside the machine's engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import ComposeLab
+from tests.lab.conftest import HERE
+from tests.lab.engines import PODMAN, engine_beside, findings, passes
+
+LABS = ("compose",)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+_CHECKED = """
+services:
+  db:
+    image: {image}
+    entrypoint: ["sh", "-c", "sleep 1; touch /tmp/ready; exec sleep 600"]
+    healthcheck: {{test: ["CMD", "test", "-e", "{file}"], interval: 500ms, retries: 4}}
+  app:
+    image: {image}
+    entrypoint: ["sleep", "600"]
+    depends_on: {{db: {{condition: service_healthy}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def podman(stack: ComposeLab) -> Iterator[dict[str, str]]:
+    with engine_beside(stack, PODMAN, "podman", "conmon", "catatonit") as environment:
+        yield environment
+
+
+def test_the_doctor_finds_nothing_missing_and_names_it(podman: dict[str, str]) -> None:
+    found_there = findings(podman)
+    assert "found='Podman " in found_there["Docker engine"]
+    assert "state='ok'" in found_there["carried kernel"]
+
+
+def test_links_are_impaired_cut_and_observed_and_hosts_come_back(podman: dict[str, str]) -> None:
+    """The name of a host's device is soon that of another host's, once it has gone."""
+    flows = "test_3 or test_5 or test_7 or test_8 or test_9 or test_10"
+    passes(podman, f"{HERE}/test_flows_of_readme.py", f"{HERE}/test_impairments_are_real.py", "-k", f"{flows} or real")
+
+
+def test_the_demonstration_measures_by_our_clock_what_podman_stamps_by_the_second(podman: dict[str, str]) -> None:
+    passes(podman, f"{HERE}/test_flows_of_readme.py", "-k", "test_12")
+
+
+@pytest.mark.parametrize(("file", "status", "words"), [
+    ("/tmp/ready", 0, "1 passed"),
+    ("/tmp/never", 2, "service `db` is running and unhealthy"),
+])  # fmt: skip
+def test_health_checks_are_run_without_systemd(
+    podman: dict[str, str], stack: ComposeLab, tmp_path: Path, file: str, status: int, words: str
+) -> None:
+    image = str(stack.hosts["client"].container.attrs["Config"]["Image"])
+    (tmp_path / "compose.yaml").write_text(_CHECKED.format(image=image, file=file))
+    (tmp_path / "test_app.py").write_text("def test_app(lab):\n    assert lab.host('app').run(['true']).ok\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--lab", "compose", "-p", "no:cacheprovider", "--up-deadline", "200s"],
+        cwd=tmp_path,
+        env=podman,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == status, done.stdout
+    assert words in done.stdout
