@@ -90,12 +90,12 @@ class Shaper:
     def shape(self, refs: Iterable[LinkRef], bottleneck: Bottleneck) -> list[Shaped]:
         """Give each port at which these links end a bottleneck that they share, or none; each is read back.
 
-        It replaces one of the same links. Raises InvalidValueError if some of them share another already,
-        ImpairmentNotAppliedError, EnvironmentUnfitError.
+        It replaces one of the same links, which stays if this fails. Raises InvalidValueError if some of them share
+        another already, ImpairmentNotAppliedError, EnvironmentUnfitError.
         """
         ports = by_port(refs)
-        former = [self._former(port, links) for port, links in ports.items()]
-        for placed in filter(None, former):
+        former = [placed for port, links in ports.items() if (placed := self._former(port, links)) is not None]
+        for placed in former:
             self._ledger.over.append(self._look_at(placed.shaped.port, placed))
             self._remove(placed)
         done: list[_Placed] = []
@@ -105,6 +105,7 @@ class Shaper:
         except BaseException:
             for placed in done:
                 self._remove(placed)
+            self._put_again(former)
             raise
         self._ledger.shaped += [f"{placed.shaped}: {bottleneck.describe()}" for placed in done]
         return [placed.shaped for placed in done]

@@ -10,10 +10,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from testbed import Lab
+from testbed import ImpairmentNotAppliedError, Lab
 from testbed.lab.waiting import await_condition
+from testbed.netem import shaping
 from testbed.observe.packet import ip_of
 from testbed.observe.passages import crossing
+from testbed.spec.bottleneck import Bottleneck
 from tests.lab.conftest import HERE, as_one_test, lab_of
 
 BELOW_THE_LAB = True
@@ -62,3 +64,21 @@ def test_three_senders_share_one_rate_and_one_queue_behind_their_own_links_until
         )
     flows = traffic.stop()
     assert sum(flow.received_bytes for flow in flows) > 0.8 * sum(flow.sent_bytes for flow in flows), "12 Mbit/s pass"
+
+
+def test_a_bottleneck_that_cannot_be_replaced_stays(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bottleneck,) = lab.shape("* -> d", rate="8mbit", queue="50kB")
+    lines = shaping.lines
+
+    def refused(device: str, minor: int, bottleneck: Bottleneck, *, mtu: int) -> list[str]:
+        wrong = [f"qdisc add dev {device} parent 1: nonsense"] if bottleneck.rate_bps == 9e6 else []
+        return [*lines(device, minor, bottleneck, mtu=mtu), *wrong]
+
+    monkeypatch.setattr(shaping, "lines", refused)
+    with pytest.raises(ImpairmentNotAppliedError, match="nonsense"):
+        lab.shape("* -> d", rate="9mbit", queue="20kB")
+    with lab.traffic("* -> d", udp="4mbit"):
+        await_condition(bottleneck.counters, lambda counts: counts.dropped_packets > 0, deadline_s=60)
+    lab.verifier.verify()
+    last = [link for link in lab.ledger.evidence if link.queue is not None][-1]
+    assert (last.read_back, last.asked["rate"], last.asked["queue"]) == ("holds", "8mbit", "50kB")
