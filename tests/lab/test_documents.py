@@ -36,6 +36,7 @@ REASONS = {
     "it takes a minute; tests/lab/test_virtual_time.py compares versions": r"^\$ testbed ab --virtual-time",
     "it takes a minute; tests/lab/test_virtual_replay.py runs such replays": r"^\$ testbed replay",
     "it asks for another machine, which tests do not have": "DOCKER_HOST=ssh://",
+    "tests/lab/test_podman.py starts that service in a place of its own": "podman system service",
     "it is for Windows": "usermod",
     "it is for macOS": "limactl",
     "it wants a terminal; tests/lab/test_shell.py gives it one": "testbed shell",
