@@ -12,7 +12,7 @@ from testbed.evidence.proof import Check
 from testbed.evidence.verdict import Verdict
 from testbed.judge.case import ANOTHER_PATH, Case, milliseconds
 from testbed.judge.flight import Flight
-from testbed.judge.model import longest_s, wire_bits
+from testbed.judge.model import longest_s, shortest_s, wire_bits
 from testbed.spec.impairment import Impairment
 
 _ABOVE, _BELOW = 1.02, 0.9
@@ -58,9 +58,20 @@ def rate(case: Case) -> list[Check]:
     reordered = impairment.reorder_ratio and case.early(case.flight) is None
     if impairment.duplicate_ratio or impairment.slot or blurred or reordered:
         return [replace(check, how="jitter, duplicates or reordering blur its ends: shown, not judged")]
-    if rate_bps > impairment.rate_bps * _ABOVE:
+    if rate_bps > impairment.rate_bps * _ABOVE and _too_soon(impairment, train, one_s):
         return [replace(check, verdict=Verdict.FAILS, how="faster than asked", cause=ANOTHER_PATH)]
     return [_not_too_fast(case, train, check, rate_bps, one_s)]
+
+
+def _too_soon(impairment: Impairment, train: Flight, one_s: float) -> bool:
+    """Whether the last arrived before the rate lets all of them pass, since the first was sent.
+
+    A machine that is late with the first arrivals brings them closer together, and none of them too soon.
+    """
+    first = min(number for number, _ in train.arrivals)
+    last_ns = max(arrived_ns for _, arrived_ns in train.arrivals)
+    took_s = (last_ns - train.sent_ns[first]) / 1e9 - max(shortest_s(impairment), 0.0)
+    return len(train.arrivals) * one_s > took_s * _ABOVE
 
 
 def _not_too_fast(case: Case, train: Flight, check: Check, rate_bps: float, one_s: float) -> Check:

@@ -74,9 +74,10 @@ def alive(pids: set[int]) -> set[int]:
 
 
 def mounts() -> set[str]:
-    """Every mount of testbed outside containers; the engine has other users, and other tests run meanwhile."""
+    """Every mount of testbed outside containers; engines have other users, and other tests run meanwhile."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return {line for line in lines if "docker" not in line and f"/netns/{FOREIGN}" not in line}
+    foreign = ("docker", "/containers/storage", f"/netns/{FOREIGN}")
+    return {line for line in lines if not any(words in line for words in foreign)}
 
 
 def named_after(run_id: str) -> list[str]:

@@ -236,6 +236,20 @@ def test_a_rate_is_judged_to_a_tenth_up_to_200_mbit(asked_bps: float) -> None:
     assert rate(1.0, loss=0.2).verdict == Verdict.HOLDS, "of so many fewer that pass, as many more are sent"
 
 
+@pytest.mark.parametrize("share", [1.0, 1.04])
+def test_a_machine_that_is_late_with_the_first_of_a_train_is_no_faster_link(share: float) -> None:
+    impairment = Impairment(rate_bps=1e6, delay_s=0.02)
+    one_ns = 1442 * 8 * 1000 / share
+    due = [(number, round(20_000_000 + (number + 1) * one_ns)) for number in range(34)]
+    late = [(number, max(when, 80_000_000)) for number, when in due]
+    paced = Flight(sent_ns=[0], arrivals=[(0, 20_000_000)])
+    for arrivals in (due, late):
+        train = Flight(sent_ns=[0] * 34, arrivals=arrivals, size_bytes=1400)
+        checks = judge(impairment, paced, clean=paced, train=train)
+        (verdict,) = [check.verdict for check in checks if check.field == "rate"]
+        assert (verdict == Verdict.FAILS) == (share > 1)
+
+
 def test_a_train_is_never_longer_than_its_queue_holds() -> None:
     for impairment, limit in ((Impairment(rate_bps=200e6), 1000), (Impairment(rate_bps=50e6, delay_s=0.05), 6000)):
         chosen = plan(impairment, limit_packets=limit)
