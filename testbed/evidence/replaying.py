@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 REPLAY = "TESTBED_REPLAY"
@@ -21,6 +21,8 @@ class Replay:
     """The folder that its results go to, instead of where those of the first run are."""
     expected: Mapping[str, Any] | None = None
     """What the first run depended on: see `testbed.kernel.variables.facts`. None where nothing can differ."""
+    observe_every_s: Mapping[str, float] = field(default_factory=dict)
+    """By test: how often TCP_INFO is read of all connections, in seconds; of the others it is not."""
 
     @classmethod
     def requested(cls, environment: Mapping[str, str]) -> Replay | None:

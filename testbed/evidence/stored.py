@@ -202,7 +202,7 @@ def _attempt(where: str, content: object, problems: list[str]) -> StoredAttempt 
         return None
     wrong = _wrong(where, "test: ", content, known)
     if not wrong:
-        wrong += _incomplete(where, content)
+        wrong += [*_incomplete(where, content), *_not_replayed(where, content.get("replayed"))]
     if not wrong and content["outcome"] not in _OUTCOMES:
         wrong.append(f"{where}: test: outcome {shown(content['outcome'])}: must be one of {', '.join(_OUTCOMES)}")
     metrics = [_metric(where, item, wrong) for item in content["metrics"]] if not wrong else []
@@ -232,6 +232,21 @@ def _incomplete(where: str, content: Mapping[str, Any]) -> Iterator[str]:
             missing = [key for key in keys if not isinstance(entry, Mapping) or key not in entry]
             if missing:
                 yield f"{where}: test: {kind}: {shown(entry)}: without {', '.join(missing)}"
+
+
+def _not_replayed(where: str, content: object) -> Iterator[str]:
+    """What is wrong with what is said of a replay."""
+    of_both: _Kinds = {"same": bool, "differences": list}
+    known: _Kinds = {**of_both, "packets": int, "captures": list, "tcp_info": (Mapping, None)}
+    for name, value, kinds in (
+        ("replayed", content, known),
+        ("tcp_info", content.get("tcp_info") if isinstance(content, Mapping) else None,
+         {**of_both, "every_s": float, "series": list}),
+    ):  # fmt: skip
+        if isinstance(value, Mapping):
+            yield from _wrong(where, f"test: {name}: ", value, kinds)
+        elif value is not None:
+            yield f"{where}: test: {name} {shown(value)}: must be an object"
 
 
 def _metric(where: str, content: object, problems: list[str]) -> Metric | None:

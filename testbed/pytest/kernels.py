@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import pytest
 
 from testbed.errors import TestbedError
+from testbed.evidence.replaying import Replay
 from testbed.pytest import results, state, workers
 from testbed.pytest.share import Share
 from testbed.text import shortened
@@ -38,11 +39,12 @@ class RunKernel(Protocol):
         say: Callable[[str], None],
         event: Callable[[str], None] | None,
         stop: threading.Event | None = None,
+        again: Replay | None = None,
     ) -> int:
         """Run it; returns the exit status.
 
-        ``say`` takes a line for the user, ``event`` each event of the share; ``stop`` ends the kernel early. Raises
-        UserError and EnvironmentUnfitError.
+        ``say`` takes a line for the user, ``event`` each event of the share; ``stop`` ends the kernel early. ``again``:
+        what this repeats of an earlier run, without its output. Raises UserError and EnvironmentUnfitError.
         """
 
 

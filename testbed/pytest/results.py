@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -23,7 +24,8 @@ NAME = "testbed-results-file"
 _ONE_MORE = "say --testbed-results FILE"
 
 
-def _file(config: pytest.Config) -> Path:
+def file_of(config: pytest.Config) -> Path:
+    """The results file of a session."""
     path: str = config.getoption("--testbed-results")
     return config.invocation_params.dir / path
 
@@ -50,11 +52,11 @@ def make_room(config: pytest.Config) -> None:
 
     below = config.invocation_params.dir
     try:
-        for path in (_file(config), _page(_file(config))):
+        for path in (file_of(config), _page(file_of(config))):
             writing.make_room(path, below)
             path.unlink(missing_ok=True)
     except OSError as error:
-        config.stash[PROBLEMS].append(f"results cannot be written to {_file(config)}: {_why(error)}; {_ONE_MORE}")
+        config.stash[PROBLEMS].append(f"results cannot be written to {file_of(config)}: {_why(error)}; {_ONE_MORE}")
 
 
 def _why(error: OSError) -> str:
@@ -108,7 +110,7 @@ class ResultsFile:
                 from testbed.pytest.machine import fingerprint
 
                 self._own = fingerprint(self._config.invocation_params.dir)
-                self._lines = LineFile(_file(self._config), below=self._config.invocation_params.dir)
+                self._lines = LineFile(file_of(self._config), below=self._config.invocation_params.dir)
                 self._machine = self._whole_machine()
                 first = head(started=self._begun, seed=self._config.stash[SEED], machine=self._machine)
                 self._lines.append(as_text(first))
@@ -117,7 +119,7 @@ class ResultsFile:
                 self._lines.append(as_text({"machine": machine}))
             self._lines.append(as_text(content))
         except OSError as error:
-            self._unwritten = f"results are not written to {_file(self._config)} any more: {_why(error)}"
+            self._unwritten = f"results are not written to {file_of(self._config)} any more: {_why(error)}"
 
     def _whole_machine(self) -> dict[str, Any]:
         """The facts of the machine and of the lab on it."""
@@ -153,7 +155,7 @@ class ResultsFile:
         config = self._config
         problems, not_up = config.stash[PROBLEMS], why_not_up(config)
         concerned = bool(self._tests or problems or not_up)
-        if not concerned and (int(session.exitstatus) not in _CUT_SHORT or not _is_ours(_file(config))):
+        if not concerned and (int(session.exitstatus) not in _CUT_SHORT or not _is_ours(file_of(config))):
             return
         if config.option.collectonly:
             return
@@ -177,17 +179,11 @@ class ResultsFile:
 
     def _write_page(self, session: pytest.Session) -> None:
         """Write the report of what the file says. A report that cannot be written is told; no result is lost by it."""
-        from testbed.evidence import stored
-        from testbed.report import page, run
-        from testbed.writing import write_whole
-
-        file = _file(self._config)
         try:
-            with file.open(encoding="utf-8") as lines:
-                text = page.render(run.page(stored.read(lines, name=file.name)))
-            write_whole(_page(file), text, below=self._config.invocation_params.dir)
+            _write_page(self._config)
         except OSError as error:
-            told_at_close(self._config, f"testbed: the report is not written to {_page(file)}: {_why(error)}")
+            page = _page(file_of(self._config))
+            told_at_close(self._config, f"testbed: the report is not written to {page}: {_why(error)}")
             session.exitstatus = WRONG_USE
 
     def _mark_invalid(self, path: str | None) -> None:
@@ -206,6 +202,33 @@ class ResultsFile:
 
         written = invalid_as_error(file.read_text(encoding="utf-8"))
         write_whole(file, written, below=self._config.invocation_params.dir)
+
+
+def _write_page(config: pytest.Config) -> None:
+    """Write the report of what the results file says. Raises OSError."""
+    from testbed.evidence import stored
+    from testbed.report import page, run
+    from testbed.writing import write_whole
+
+    file = file_of(config)
+    with file.open(encoding="utf-8") as lines:
+        text = page.render(run.page(stored.read(lines, name=file.name)))
+    write_whole(_page(file), text, below=config.invocation_params.dir)
+
+
+def add(config: pytest.Config, additions: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add values to what the results file says of tests, by id, once the session is over. Raises OSError."""
+    from testbed.evidence.results import as_text
+    from testbed.writing import write_whole
+
+    file, lines = file_of(config), []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        content = json.loads(line)
+        if "test" in content and (added := additions.get(content["test"]["id"])):
+            line = as_text({"test": {**content["test"], **added}})
+        lines.append(f"{line}\n")
+    write_whole(file, "".join(lines), below=config.invocation_params.dir)
+    _write_page(config)
 
 
 _USUAL_NAME = "results.jsonl"

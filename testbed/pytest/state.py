@@ -30,6 +30,7 @@ _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _ALL_METRICS, _NO_METRICS = "all", "none"
 _VACUOUS_CHOICES = ("invalid", "warn")
 _SHRINK_TRIES = 100
+_REPLAYS = 3
 VIRTUAL_TIME_SPIN = "60s"
 KEPT_OPTIONS = (
     ("--up-deadline", UP_DEADLINE),
@@ -124,6 +125,12 @@ def add_options(parser: pytest.Parser) -> None:
         "--testbed-jobs",
         metavar="N",
         help="with --virtual-time: divide the seeds of --testbed-seeds among N kernels at once (default: 1)",
+    )
+    group.addoption(
+        "--testbed-replays",
+        metavar="N",
+        help="with --virtual-time: replay the first N failed tests at the end, and keep the packets at every port and "
+        "TCP_INFO (default: 3; 0: none)",
     )
     group.addoption(
         "--virtual-time",
@@ -253,6 +260,18 @@ def shrink_tries(config: pytest.Config) -> int:
     return int(text)
 
 
+def most_replays(config: pytest.Config) -> int:
+    """The most failed tests that are replayed in virtual time. Raises UserError."""
+    text = config.getoption("--testbed-replays")
+    if text is None:
+        return _REPLAYS
+    if not text.isdecimal():
+        raise UserError(f"--testbed-replays={shown(text)}: write a number of failed tests, as in 3, or 0 for none")
+    if not config.getoption("--virtual-time"):
+        raise UserError(f"--testbed-replays={shown(text)}: in real time no test can be replayed; add --virtual-time")
+    return int(text)
+
+
 def jobs_of(config: pytest.Config) -> int:
     """Number of kernels that seeds are divided among. Raises UserError."""
     text = config.getoption("--testbed-jobs")
@@ -308,6 +327,7 @@ def option_problems(config: pytest.Config) -> list[str]:
     ]
     checks += [(seeds_of, config)] if config.getoption("--testbed-seeds") is not None else []
     checks += [(shrink_tries, config)] if config.getoption("--testbed-shrink") is not None else []
+    checks += [(most_replays, config)] if config.getoption("--testbed-replays") is not None else []
     checks += [(jobs_of, config)] if config.getoption("--testbed-jobs") is not None else []
     problems: list[str] = []
     for check, value in checks:

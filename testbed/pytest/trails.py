@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,6 +42,10 @@ class Following:
         kept = item.config.pluginmanager.get_plugin(_NAME)
         self._kept: Kept | None = kept if kept is not None and kept.wants(item) else None
         keep_bytes = _KEEP_BYTES if self._kept is not None else 0
+        self._observing = ExitStack()
+        if self._kept is not None and (every_s := self._kept.observe_every_s(item)):
+            with suppress(LabError):  # a host is gone
+                self._observing.enter_context(lab.observe(captures=(), every=f"{every_s:.6f}s"))
         self._trails: Trails = Trails(lab, since_ns=since_ns, keep_bytes=keep_bytes)
         self._folder = folder / _FOLDER
         collect_garbage()
@@ -50,6 +54,7 @@ class Following:
     def end(self, item: pytest.Item) -> tuple[Passed, list[Path]]:
         """What has passed, and the files of packets that there will be at the end of the session. Raises LabError."""
         passed = self._trails.end()
+        self._observing.close()
         if self._kept is None:
             return passed, []
         self._kept.take(item, self._trails, self._folder)
@@ -90,20 +95,24 @@ class Kept:
     takes time, by which the random numbers of the second would be others.
     """
 
-    def __init__(self, config: pytest.Config, tests: Collection[str]) -> None:
+    def __init__(self, config: pytest.Config, replay: Replay) -> None:
         self._config = config
-        self._tests = tests
-        self._left = set(tests)
+        self._replay = replay
+        self._left = set(replay.tests)
         self._followed: list[tuple[Trails, Path]] = []
         self._files: dict[Path, bytes] = {}
 
     def _names(self, item: pytest.Item) -> set[str]:
         name = id_of(item)
-        return {name, f"{name} (seed {self._config.stash[SEED]})"} & set(self._tests)
+        return {name, f"{name} (seed {self._config.stash[SEED]})"} & set(self._replay.tests)
 
     def wants(self, item: pytest.Item) -> bool:
         """Whether this test's packets are kept."""
         return bool(self._names(item))
+
+    def observe_every_s(self, item: pytest.Item) -> float:
+        """How often TCP_INFO is read during this test; 0: never."""
+        return max((self._replay.observe_every_s.get(name, 0.0) for name in self._names(item)), default=0.0)
 
     def take(self, item: pytest.Item, trails: Trails, folder: Path) -> None:
         """Take what a test's ports were followed with; fetch all packets if it is the last one. Raises LabError."""
@@ -118,7 +127,7 @@ class Kept:
         """End the session after the last test that is replayed."""
         result = yield
         self._left -= self._names(item)
-        if self._tests and not self._left:
+        if self._replay.tests and not self._left:
             item.session.shouldstop = "all that was to be replayed has been"
         return result
 
@@ -133,5 +142,5 @@ class Kept:
 def configure(config: pytest.Config) -> None:
     """In virtual time: keep what a replay asks for. Without one nothing, in the same steps: each takes time."""
     if variables.is_inside():
-        replay = Replay.requested(os.environ)
-        config.pluginmanager.register(Kept(config, replay.tests if replay is not None else ()), _NAME)
+        replay = Replay.requested(os.environ) or Replay(tests=(), into="")
+        config.pluginmanager.register(Kept(config, replay), _NAME)

@@ -17,7 +17,7 @@ import testbed
 from testbed.errors import TestbedError, UserError
 from testbed.evidence.replaying import Replay
 from testbed.kernel import building, virtual
-from testbed.pytest import inside, machine, state
+from testbed.pytest import inside, machine, replays, state
 from testbed.pytest.kernels import Kernels, RunKernel
 from testbed.pytest.share import ALONE, Share
 
@@ -32,7 +32,8 @@ def run_again(config: pytest.Config) -> int | None:
             _say(f"virtual time, seed {seed}")
             run = _prepared(config, seed, limit_s, undo)
             if (shares := _shares(config)) is None:
-                return run(None, _say, None)
+                with replays.afterwards(config, run, _say, files=_files(config)):
+                    return run(None, _say, None)
         except TestbedError as error:
             sys.stderr.write(f"testbed: {error}\n")
             return state.WRONG_USE
@@ -83,19 +84,22 @@ def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack)
     seeded = () if state.seeds_of(config) is not None else ("--testbed-seed", str(seed))
     images = _images(config, undo) if state.has_stack(config) else {}
     virtual.prepare(_say)
-    into = None if replay is None else Path(replay.into)
 
     def run(
         share: Share | None,
         say: Callable[[str], None],
         event: Callable[[str], None] | None,
         stop: threading.Event | None = None,
+        again: Replay | None = replay,
     ) -> int:
         additions = [*virtual.LAB_OPTIONS, *seeded]
-        environment = {}
+        environment = {} if again is None else again.environment()
         if share is not None:
             additions += ["-p", "no:terminal"]
             environment = share.variables(seed)
+        stdout, stderr = (
+            stream.buffer if again is replay else replays.unseen(stream.buffer) for stream in (sys.stdout, sys.stderr)
+        )
         words = shlex.join(additions)
         environment[virtual.ADDITIONS] = f"{os.environ.get(virtual.ADDITIONS, '')} {words}".strip()
         return virtual.run(
@@ -103,12 +107,15 @@ def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack)
             seed=seed if share is None else share.seed(seed),
             cwd=config.invocation_params.dir,
             outputs=virtual.Outputs(
-                folders=_folders(config), files=_files(config) if share is None else (), into=into, event=event
+                folders=_folders(config),
+                files=_files(config) if share is None else (),
+                into=None if again is None else Path(again.into),
+                event=event,
             ),
             environment={**images, **environment},
             say=say,
-            stdout=sys.stdout.buffer,
-            stderr=sys.stderr.buffer,
+            stdout=stdout,
+            stderr=stderr,
             spin_limit_s=limit_s,
             stop=stop,
             facts=facts,

@@ -9,6 +9,7 @@ from typing import Any
 from testbed.evidence.metric import Metric
 from testbed.evidence.stored import Session, StoredAttempt, StoredTest
 from testbed.evidence.verdict import Verdict
+from testbed.report import replayed
 from testbed.report.page import Chart, Charts, Line, MatrixCell, OverTime, Page, Part, Points, Table, Text, Tone
 from testbed.report.results import asked_words, machine_rows
 from testbed.text import shortened, visible
@@ -79,6 +80,7 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> MatrixCell:
         parts.append(Text(title="To run it again under the same network", text=visible(last.replay), copied=True))
     parts += links(last.content["links"])
     parts += metrics(last.metrics)
+    parts += _replayed(last.content.get("replayed"))
     parts += details(last.content, outputs)
     parts += _earlier(test.attempts[:-1])
     return MatrixCell(
@@ -89,6 +91,15 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> MatrixCell:
         brief=", ".join(brief),
         parts=parts,
     )
+
+
+def _replayed(content: Mapping[str, Any] | None) -> Iterator[Part]:
+    """The replay of a failed test, with the packets at every port and TCP_INFO."""
+    if content:
+        text = "\n".join(map(visible, (*replayed.lines(content), *content["captures"])))
+        yield Text(title="Replayed after the session", text=text)
+        if content["tcp_info"] is not None and content["tcp_info"]["series"]:
+            yield Charts(title="TCP_INFO in the replay", charts=[over_time("over time", content["tcp_info"]["series"])])
 
 
 def details(content: Mapping[str, Any], outputs: Sequence[str]) -> Iterator[Part]:

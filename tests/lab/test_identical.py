@@ -86,11 +86,16 @@ def test_packets_are_identical_within_a_seed_and_others_between_seeds(
 
 def digests_of(folder: Path, seed: int, *, within_s: float) -> dict[str, str]:
     """Of a run, by test and port."""
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--virtual-time", f"--testbed-seed={seed}"]
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--virtual-time"]
     done = subprocess.run(
-        [*argv, "test_many.py"], cwd=folder, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL
+        [*argv, f"--testbed-seed={seed}", "--testbed-replays=0", "test_many.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in (0, 1), done.stdout + done.stderr
     lines = map(json.loads, (folder / "report" / "results.jsonl").read_text().splitlines())
     return {
         f"{line['test']['id']} {port}": trail["digest"]

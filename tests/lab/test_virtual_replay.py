@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from testbed.commands.results import load
 from testbed.kernel import building, bytecode
+from testbed.observe import pcapng
 from tests.lab.programs import exchange_project
 
 pytestmark = [
@@ -91,3 +94,42 @@ def test_a_test_is_identical_until_a_byte_or_a_program_is_another(folder: Path) 
     output = run(folder, "testbed.commands.cli", "replay", status=2)
     assert re.search(r"recorded with another revision of this folder's files: \w{16}, and here is \w{16}", output)
     assert (folder / "report" / "results.jsonl").read_bytes() == recorded
+
+
+FAILS = """
+import pytest
+
+@pytest.mark.impair("client -> server", delay="40ms")
+def test_that_fails(lab):
+    lab.host("server").start(["python3", "server.py"], ready="listening")
+    assert lab.host("client").run(["python3", "client.py", "6", "0.3"]).stdout == ""
+"""
+
+
+def test_a_test_that_failed_is_replayed_with_its_packets_and_tcp_info_at_no_cost_to_its_run(tmp_path: Path) -> None:
+    bytecode.ensure(print)
+    exchange_project.lay_out(tmp_path)
+    (tmp_path / "test_one.py").write_text(FAILS)
+    words = ("-p", "no:cacheprovider", "--virtual-time", "--testbed-seed", "7", "--junitxml", "junit.xml")
+
+    def failed(most: int) -> tuple[str, dict[str, Any]]:
+        output = run(tmp_path, "pytest", *words, f"--testbed-replays={most}", status=1)
+        (test,) = load(tmp_path / "report" / "results.jsonl").tests
+        return output, dict(test.last.content)
+
+    output, test = failed(3)
+    digests, replayed = test["packets"], test["replayed"]
+    packets = sum(port["packets"] for port in digests["ports"].values())
+    assert f"replayed, identical: all {packets} packets at 2 ports are in report/captures/" in output
+    assert (replayed["same"], replayed["packets"]) == (True, packets)
+    kept = [pcapng.read((tmp_path / path).read_bytes()).packets for path in replayed["captures"]]
+    assert sum(map(len, kept)) == packets
+    assert any("client :" in series["name"] for series in replayed["tcp_info"]["series"])
+    assert "TCP_INFO in the replay" in (tmp_path / "report" / "index.html").read_text()
+    assert (tmp_path / "junit.xml").is_file()
+    (tmp_path / "junit.xml").unlink()
+
+    output, test = failed(0)
+    assert "replayed" not in test
+    assert "replaying" not in output
+    assert test["packets"] == digests, "the first run does nothing for its replay"

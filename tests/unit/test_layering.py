@@ -230,6 +230,7 @@ ONLY_IN: dict[str, set[str]] = {
                 "kernels",
                 "markers",
                 "passes",
+                "replays",
                 "results",
                 "running",
                 "scopes",
