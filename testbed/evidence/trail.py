@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.errors import InvalidValueError
 from testbed.text import shown
@@ -129,3 +129,36 @@ def _parting(port: str, ours: Trail, theirs: Trail) -> PortParting:
     times = [marks[equal][0] for marks in both if equal < len(marks)] or [marks[-1][0] for marks in both if marks]
     until = min((equal + 1) * every, max(ours.packets, theirs.packets))
     return PortParting(port=port, same=equal * every, until=until, time_ns=min(times, default=0))
+
+
+class Abreast(NamedTuple):
+    """The same packet of two runs, by number."""
+
+    number: int
+    """From 1; where digests have fewer marks than packets, the last one of several."""
+    differs: bool
+    """Whether the runs part there."""
+    one_ns: int | None
+    """Its time in the one run, since the beginning; None if the run has no such packet."""
+    other_ns: int | None
+
+
+_BEFORE, _MOST_ABREAST = 2, 6
+
+
+def around(parting: PortParting, one: Passed, other: Passed) -> list[Abreast]:
+    """The packets around the place where two runs part."""
+    trails = [passed.ports.get(parting.port) for passed in (one, other)]
+    every = max(trail.every for trail in trails if trail is not None)
+    ours, theirs = ([] if trail is None else trail.marks_at(every) for trail in trails)
+    equal = parting.same // every
+    first = max(equal - _BEFORE, 0)
+    return [
+        Abreast(
+            (at + 1) * every,
+            at == equal,
+            ours[at][0] if at < len(ours) else None,
+            theirs[at][0] if at < len(theirs) else None,
+        )
+        for at in range(first, min(max(len(ours), len(theirs)), first + _MOST_ABREAST))
+    ]

@@ -12,11 +12,12 @@ worse under one seed and better under the next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from testbed.evidence.trail import Passed, PortParting, around, partings
 from testbed.judge.cells import Cell, Kind, Run, TestRun
 from testbed.judge.changes import Change, Judged, Seeds
 from testbed.judge.differing import compared, differences
@@ -80,6 +81,8 @@ class Parting:
     """The outcome, a metric, or another place in the results."""
     base: str
     head: str
+    packets: tuple[str, ...]
+    """Where packets part first under that seed, and those around it; empty if none does."""
     differing: int
     """Under how many seeds the test differs."""
     seeds: int
@@ -94,13 +97,14 @@ def parted(base: Sequence[Run], head: Sequence[Run]) -> tuple[tuple[Parting, ...
             for one, other in zip(base, head, strict=True)
             if test in one.tests and test in other.tests
         ]
-        differences = [(seed, first) for seed, one, other in pairs if (first := first_difference(one, other))]
-        if differences:
-            seed, (what, ours, theirs) = differences[0]
+        differing = [pair for pair in pairs if first_difference(*pair[1:])]
+        if differing:
+            seed, *both = differing[0]
+            what, ours, theirs = first_difference(*both) or ("", "", "")
             partings.append(
                 Parting(
-                    test=test, seed=seed, what=what, base=ours, head=theirs, differing=len(differences),
-                    seeds=len(pairs),
+                    test=test, seed=seed, what=what, base=ours, head=theirs, packets=tuple(_packets(*both)),
+                    differing=len(differing), seeds=len(pairs),
                 )
             )  # fmt: skip
         elif pairs:
@@ -112,13 +116,35 @@ def first_difference(base: TestRun, head: TestRun) -> tuple[str, str, str] | Non
     """The first value in which two runs of a test differ: what it is, in base, in head. None: they are identical."""
     first = next(differences(_by_name(base), _by_name(head)), None)
     if first is None:
-        return None
+        return ("packets", _count(base), _count(head)) if _parted(base, head) else None
     words = [
         step if isinstance(step, str) else f"{step.number + 1}"
         for step in first.place
         if isinstance(step, str) or step.of > 1
     ]
     return " ".join(words), shown(first.one, _CHARACTERS), shown(first.other, _CHARACTERS)
+
+
+def _passed(test: TestRun) -> Passed:
+    """What passed at its ports; nothing where the results have no digests."""
+    return Passed.read(test.content.get("packets") or {"since_ns": 0, "ports": {}})
+
+
+def _count(test: TestRun) -> str:
+    return f"{sum(trail.packets for trail in _passed(test).ports.values())} in all"
+
+
+def _parted(base: TestRun, head: TestRun) -> list[PortParting]:
+    return partings(_passed(base), _passed(head))
+
+
+def _packets(base: TestRun, head: TestRun) -> Iterator[str]:
+    """Where packets part first, and when those around it passed, a line each."""
+    for parting in _parted(base, head)[:1]:
+        yield f"{parting}"
+        for number, differs, *times_ns in around(parting, _passed(base), _passed(head)):
+            ours, theirs = ("none" if time_ns is None else f"{time_ns / 1e9:.9f} s" for time_ns in times_ns)
+            yield f"{'>' if differs else ' '} {number}: {ours} in base, {theirs} in head"
 
 
 def _by_name(test: TestRun) -> dict[str, Any]:

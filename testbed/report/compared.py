@@ -57,7 +57,10 @@ def page(
         lead=words.headline(comparison),
         facts=list(machine_rows(machine)) if machine else [],
         counts=[count for count in counts if count[1]],
-        notes=[visible(note) for note in (*comparison.problems, *words.notes(comparison), words.how(comparison))],
+        notes=[
+            visible(note)
+            for note in (*comparison.problems, *words.notes(comparison, packets=False), words.how(comparison))
+        ],
         cells=cells,
         open_first=bool(cells) and cells[0].word in (Change.REGRESSED, Change.IMPROVED),
     )
@@ -86,6 +89,10 @@ def _cell(
             parts.append(Text(title="It fails more often now", text=visible(words.broken_line(broken))))
             if broken.replay:
                 parts.append(Text(title="To run it again", text=visible(broken.replay), copied=True))
+    for parting in comparison.parted:
+        if parting.test == first.cell.test and parting.packets:
+            text = "\n".join(map(visible, parting.packets))
+            parts.append(Text(title=f"Where its packets first part, under seed {parting.seed}", text=text))
     parts.append(
         Table(
             title="Metrics",

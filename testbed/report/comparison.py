@@ -185,10 +185,12 @@ def _print_table(console: Console, comparison: Comparison) -> None:
         console.print(f"and {same} cells that are the same; --json and --markdown have them", markup=False)
 
 
-def notes(comparison: Comparison) -> Iterator[str]:
-    """Where versions part in virtual time; what was left out."""
+def notes(comparison: Comparison, *, packets: bool = True) -> Iterator[str]:
+    """Where versions part in virtual time, with the packets there or without; what was left out."""
     if comparison.exact and comparison.base_runs:
-        yield from map(parting_line, comparison.parted)
+        for parting in comparison.parted:
+            yield parting_line(parting)
+            yield from (f"  {line}" for line in parting.packets if packets)
         if comparison.identical:
             listed = several(comparison.identical, _MOST_LISTED)
             yield f"identical to the last bit under every one of {comparison.base_runs} seeds: {listed}"
@@ -245,7 +247,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "not_judged": list(comparison.not_judged),
         "only": {side: list(tests) for side, tests in comparison.only.items()},
         "exact": comparison.exact,
-        "parted": [vars(parting) for parting in comparison.parted],
+        "parted": [{**vars(parting), "packets": list(parting.packets)} for parting in comparison.parted],
         "identical": list(comparison.identical),
         "broken": [{**vars(broken), "change": str(broken.change)} for broken in comparison.broken],
         "cells": [_cell_json(judged) for judged in comparison.judged],

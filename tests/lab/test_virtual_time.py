@@ -146,7 +146,8 @@ def test_a_seed_that_fails_in_one_of_two_kernels_fails_alone(folder: Path, monke
     assert len([*(folder / "report" / "captures").iterdir()]) == len(failing)
     assert f"pytest test_seeds.py::test_messages --testbed-seed {failing[0]} --virtual-time " in done.stdout
     passing = next(seed for seed in map(str, range(1, 11)) if seed not in failing)
-    assert [run(folder, "--testbed-seed", seed, "test_seeds.py").returncode for seed in (failing[0], passing)] == [1, 0]
+    alone = ("--testbed-replays=0", "test_seeds.py", "--testbed-seed")
+    assert [run(folder, *alone, seed).returncode for seed in (failing[0], passing)] == [1, 0]
 
 
 def test_a_bug_of_one_seed_in_two_hundred_is_found_and_made_as_small_as_one_lost_packet(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_a_bug_of_one_seed_in_two_hundred_is_found_and_made_as_small_as_one_lost
     (tmp_path / "test_told.py").write_text(
         f"import pytest\n@pytest.mark.parametrize('again', range(10))\n{line[1]}\ndef test_bye(again, lab{body}"
     )
-    assert "10 failed" in run(tmp_path, "--testbed-seed", "5", "--tb=no", "test_told.py").stdout
+    assert "10 failed" in run(tmp_path, "--testbed-seed", "5", "--tb=no", "--testbed-replays=0", "test_told.py").stdout
 
 
 def test_a_version_is_identical_to_itself_and_another_is_told_apart_from_the_first_seed_on(folder: Path) -> None:
@@ -203,6 +204,9 @@ def test_a_version_is_identical_to_itself_and_another_is_told_apart_from_the_fir
     (parting,) = other["parted"]
     assert (parting["seed"], parting["differing"]) == (1, 2)
     assert parting["what"].startswith("metric programs: client: ")
+    first, *around = parting["packets"]
+    assert re.match(r"(client|server)@default: packet \d+ differs, by \d+\.\d+ s; the first \d+ are the same", first)
+    assert [line[0] for line in around] == [" ", " ", ">", " ", " ", " "], "the second message comes later"
     (runs,) = (cell["seeds"] for cell in other["cells"] if cell["metric"].startswith("programs: client"))
     assert runs == {"of": 2, "identical": 0, "worse": 2, "better": 0}
 

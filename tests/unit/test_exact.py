@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from testbed.evidence.metric import Metric
+from testbed.evidence.trail import Passed, Trail, around, partings
 from testbed.evidence.verdict import Verdict
 from testbed.judge.cells import Run, TestRun
 from testbed.judge.changes import Change
 from testbed.judge.comparison import Comparison, compare
 from testbed.judge.exact import first_difference
+from testbed.report import compared, page
 from testbed.report import comparison as words
 
 
@@ -97,3 +99,46 @@ def test_whatever_the_results_say_is_compared(
 ) -> None:
     ours, theirs = (run(1, 1.0, content=content).tests["t"] for content in (base, head))
     assert first_difference(ours, theirs) == difference
+
+
+def with_packets(*times_us: int, value: float = 1.0) -> Run:
+    """A run with a packet at each of these times."""
+    marks = tuple((time_us * 1000, time_us) for time_us in times_us)
+    trail = Trail(packets=len(marks), size_bytes=0, digest=f"{times_us}", lost=0, every=1, marks=marks)
+    return run(1, value, content={"packets": Passed(since_ns=0, ports={"server@lan": trail}).as_json()})
+
+
+def test_where_packets_first_part_is_shown_with_those_around_it() -> None:
+    comparison = compare([with_packets(1, 2, 3, 4, 5)], [with_packets(1, 2, 3, 9, value=2.0)])
+    lines = list(words.notes(comparison))
+    assert lines[0].startswith("t: differs under 1 of 1 seeds; first under seed 1, in metric answer: 1.0 in base")
+    assert lines[1:6] == [
+        "  server@lan: packet 4 differs, by 0.000004 s; the first 3 are the same",
+        "    2: 0.000002000 s in base, 0.000002000 s in head",
+        "    3: 0.000003000 s in base, 0.000003000 s in head",
+        "  > 4: 0.000004000 s in base, 0.000009000 s in head",
+        "    5: 0.000005000 s in base, none in head",
+    ]
+    html = page.render(compared.page(comparison, base="base", head="head"))
+    assert "Where its packets first part, under seed 1" in html
+
+
+def test_a_test_whose_packets_alone_differ_is_not_identical() -> None:
+    comparison = compare([with_packets(1, 2)], [with_packets(1, 3)])
+    assert comparison.identical == ()
+    (parting,) = comparison.parted
+    assert (parting.what, parting.base, parting.head) == ("packets", "2 in all", "2 in all")
+    assert comparison.change is Change.SAME
+    alike = compare([with_packets(1, 2)], [with_packets(1, 2)])
+    assert (alike.identical, alike.parted) == (("t",), ())
+
+
+def test_of_many_packets_the_last_of_each_few_is_shown() -> None:
+    trails = [
+        Trail(packets=8, size_bytes=0, digest=f"{last}", lost=0, every=every, marks=marks)
+        for last, every, marks in ((8, 2, ((2, 2), (4, 4), (6, 6), (8, 8))), (9, 4, ((4, 4), (9, 9))))
+    ]
+    ours, theirs = (Passed(since_ns=0, ports={"a": trail}) for trail in trails)
+    (parting,) = partings(ours, theirs)
+    assert around(parting, ours, theirs) == [(4, False, 4, 4), (8, True, 8, 9)]
+    assert around(parting, ours, Passed(since_ns=0, ports={}))[0] == (2, False, 2, None)
