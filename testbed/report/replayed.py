@@ -19,7 +19,7 @@ def lines(replayed: Mapping[str, Any]) -> Iterator[str]:
         yield f"replayed, and not identical ({'; '.join(replayed['differences'])}); its packets are in {folders}"
     if (tcp_info := replayed["tcp_info"]) is not None:
         if not tcp_info["series"]:
-            yield "TCP_INFO: no connection changed"
+            yield "TCP_INFO: nothing was seen of any connection"
             return
         yield f"TCP_INFO, read every {format_time(tcp_info['every_s'])}, is in the report" + (
             "" if tcp_info["same"] else f"; reading it moved packets: {'; '.join(tcp_info['differences'][:1])}"
