@@ -21,6 +21,7 @@ from testbed.commands import (
     kernel,
     links,
     machine,
+    merge,
     paper,
     replay,
     results,
@@ -82,7 +83,7 @@ def cli() -> None:
     """Network regression testing for programs that run in containers."""
 
 
-_TESTS = (paper, results, replay, baseline, ab, envelope, compare)
+_TESTS = (paper, results, merge, replay, baseline, ab, envelope, compare)
 for _module in (stack, hosts, links, machine, *_TESTS, kernel, init, importing, clean, schema, completion):
     for _command in _module.COMMANDS:
         cli.add_command(_command)

@@ -54,6 +54,11 @@ class Attempt:
     seed: int
     outcome: Verdict = Verdict.HOLDS
     duration_s: float = 0.0
+    """Of its body."""
+    elapsed_s: float = 0.0
+    """Of its set-up, its body and its tear-down, without `stacks_s`."""
+    stacks_s: float = 0.0
+    """How long stacks took to come up and to go down in them."""
     reason: str | None = None
     replay: str | None = None
     metrics: Sequence[Metric] = ()
@@ -132,9 +137,12 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def head(*, started: str, seed: int, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """The first line. ``started``: ISO 8601, UTC; ``machine``: `testbed.evidence.machine`."""
-    return {"schema": SCHEMA, "started": started, "seed": seed, "machine": dict(machine)}
+def head(
+    *, started: str, seed: int, machine: Mapping[str, Any], shard: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The first line. ``started``: ISO 8601, UTC; ``machine``: `testbed.evidence.machine`; ``shard``: if it is one."""
+    whole = {"schema": SCHEMA, "started": started, "seed": seed, "machine": dict(machine)}
+    return whole if shard is None else {**whole, "shard": dict(shard)}
 
 
 def end(

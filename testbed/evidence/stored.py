@@ -35,6 +35,11 @@ class StoredAttempt:
     content: Mapping[str, Any]
     """All that the file says of it."""
 
+    @property
+    def elapsed_s(self) -> float:
+        """Of its set-up, its body and its tear-down; of its body, if the file says no more."""
+        return float(self.content.get("elapsed_s", self.duration_s))
+
     def metric(self, name: str) -> Metric | None:
         """Its metric of that name, if it has one."""
         return next((metric for metric in self.metrics if metric.name == name), None)
@@ -50,6 +55,11 @@ class StoredTest:
     flaky: bool
     machine: Mapping[str, Any]
     """What it ran on."""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Of all attempts."""
+        return sum(attempt.elapsed_s for attempt in self.attempts)
 
     @property
     def last(self) -> StoredAttempt:
@@ -70,6 +80,8 @@ class Session:
     """In the order in which they ended last."""
     machine: Mapping[str, Any]
     """Of its last test."""
+    shard: Mapping[str, Any] | None
+    """Which part of a divided session it is."""
     end: Mapping[str, Any] | None
     """What its last line says; None if it did not come to its end."""
     cut: str
@@ -148,6 +160,11 @@ class _Reader:
                 self.problems.append(f'{where}: no results of testbed: must begin with {{"schema": "{SCHEMA}", …}}')
             return
         self.problems += _wrong(where, "", content, {"started": str, "seed": int, "machine": Mapping})
+        if "shard" in content:
+            self.problems += _wrong(where, "", content, {"shard": Mapping})
+        if not self.problems and "shard" in content:
+            known: _Kinds = {"number": int, "count": int, "tests": int, "digest": str}
+            self.problems += _wrong(where, "shard: ", content["shard"], known)
         if not self.problems:
             self.head, self.machine, self._stop = content, content["machine"], False
 
@@ -187,6 +204,7 @@ class _Reader:
             seed=self.head["seed"],
             machine=self.machine,
             tests=tuple(self.tests.values()),
+            shard=self.head.get("shard"),
             end=self.end,
             cut=self.cut,
         )

@@ -62,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         workers.die_with(worker["testbed_controller"])
         if worker["testbed_lab"] is not None:
             config.stash[state.CHOSEN] = worker["testbed_lab"]
+        config.stash[state.DURATIONS] = worker.get("testbed_durations", {})
     config.stash[state.SEED] = state.check_options(config) if worker is None else worker["testbed_seed"]
     if worker is None:
         config.pluginmanager.register(results.ResultsFile(config), results.NAME)
@@ -120,10 +121,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     markers.one_per_profile(metafunc, markers.one_per_stack(metafunc))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have each stack come up once."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Have each stack come up once; leave out what other shards run."""
+    collected = [*items]
+    result = yield
     which.together(items)
+    if config.getoption("--testbed-shard"):
+        from testbed.pytest import shards
+
+        shards.keep(config, items, collected)
+    return result
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -162,7 +170,8 @@ def _testbed_stack(request: pytest.FixtureRequest, pytestconfig: pytest.Config) 
     is_up = state.bring_up(pytestconfig, lab)
     yield lab
     if is_up:
-        lab.down()
+        with state.timed(pytestconfig):
+            lab.down()
 
 
 @pytest.fixture(scope="session")
@@ -286,3 +295,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.stash.get(state.UNFIT, False) or session.config.stash[state.PROBLEMS]:
         session.exitstatus = state.WRONG_USE
     workers.tell_controller(session.config)
+    if session.config.getoption("--testbed-shard"):
+        from testbed.pytest import shards
+
+        shards.tell_controller(session.config)
+        if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and shards.may_be_empty(session.config):
+            session.exitstatus = pytest.ExitCode.OK

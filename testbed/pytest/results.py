@@ -13,7 +13,7 @@ import pytest
 
 from testbed.evidence.verdict import Verdict
 from testbed.pytest.markers import needs_lab
-from testbed.pytest.state import PROBLEMS, SEED, WRONG_USE, is_told, told_at_close, why_not_up
+from testbed.pytest.state import DIVISION, PROBLEMS, SEED, WRONG_USE, is_told, told_at_close, why_not_up
 from testbed.text import several
 
 if TYPE_CHECKING:
@@ -41,7 +41,11 @@ def prepare(session: pytest.Session) -> None:
     Whatever becomes of this run, its results must not be taken for those.
     """
     config = session.config
-    if config.option.collectonly or is_told(config) or not any(map(needs_lab, session.items)):
+    if (
+        config.option.collectonly
+        or is_told(config)
+        or not (DIVISION in config.stash or any(map(needs_lab, session.items)))
+    ):
         return  # one that is told has a file of its own for each pass, and the usual one is another run's
     make_room(config)
 
@@ -97,6 +101,10 @@ class ResultsFile:
             self._tests.pop(result["id"], None)
             self._tests[result["id"]] = result
             self._lab = getattr(report, "testbed_lab", None) or self._lab
+            if shard := getattr(report, "testbed_shard", None):
+                from testbed.pytest import shards
+
+                shards.hear(self._config, shard)
             self._append({"test": result})
 
     def _append(self, content: Mapping[str, Any]) -> None:
@@ -112,7 +120,13 @@ class ResultsFile:
                 self._own = fingerprint(self._config.invocation_params.dir)
                 self._lines = LineFile(file_of(self._config), below=self._config.invocation_params.dir)
                 self._machine = self._whole_machine()
-                first = head(started=self._begun, seed=self._config.stash[SEED], machine=self._machine)
+                division = self._config.stash.get(DIVISION, None)
+                first = head(
+                    started=self._begun,
+                    seed=self._config.stash[SEED],
+                    machine=self._machine,
+                    shard=None if division is None else division.as_json(),
+                )
                 self._lines.append(as_text(first))
             elif (machine := self._whole_machine()) != self._machine:
                 self._machine = machine
@@ -154,7 +168,7 @@ class ResultsFile:
             told_at_close(self._config, f"testbed: INVALID tests are failures in the JUnit file: {_why(error)}")
         config = self._config
         problems, not_up = config.stash[PROBLEMS], why_not_up(config)
-        concerned = bool(self._tests or problems or not_up)
+        concerned = bool(self._tests or problems or not_up or DIVISION in config.stash)
         if not concerned and (int(session.exitstatus) not in _CUT_SHORT or not _is_ours(file_of(config))):
             return
         if config.option.collectonly:

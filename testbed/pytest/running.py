@@ -21,7 +21,17 @@ from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.evidence.verdict import Verdict, words
 from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of, wanted
 from testbed.pytest.stacks import OWN, SESSION_LAB, stack_of
-from testbed.pytest.state import KEPT_OPTIONS, SEED, chosen, fail_if_not_up, is_told, lab_of, metric_groups
+from testbed.pytest.state import (
+    DIVISION,
+    KEPT_OPTIONS,
+    SEED,
+    STACKS_S,
+    chosen,
+    fail_if_not_up,
+    is_told,
+    lab_of,
+    metric_groups,
+)
 from testbed.text import shortened
 
 if TYPE_CHECKING:
@@ -401,10 +411,15 @@ def _keep_phase(item: pytest.Item, report: pytest.TestReport, outcome: Verdict) 
     attempt = _attempt_of(item)
     attempt.add(outcome, None if report.passed else report.longreprtext)
     attempt.duration_s = report.duration if report.when == "call" else attempt.duration_s
+    stacks_s = item.config.stash.get(STACKS_S, 0.0)
+    item.config.stash[STACKS_S] = 0.0
+    attempt.stacks_s += stacks_s
+    attempt.elapsed_s += max(report.duration - stacks_s, 0.0)
     if report.when == "teardown":  # the last phase; with pytest-xdist, only reports reach the controller
         vars(report).update(
             testbed_result=result_of(item).as_json(),
             testbed_lab=run_of(item).facts,
+            testbed_shard=division.as_json() if (division := item.config.stash.get(DIVISION, None)) else None,
         )
 
 

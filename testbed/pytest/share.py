@@ -53,13 +53,13 @@ class Share:
         """Neighbours share fixtures: a contiguous part, of groups that stay together."""
         groups: dict[str, list[pytest.Item]] = {}
         for item in items:
-            groups.setdefault(_group(item, self.dist), []).append(item)
+            groups.setdefault(group(item, self.dist), []).append(item)
         parts = [*groups.values()]
         first, end = (len(parts) * part // self.count for part in (self.number, self.number + 1))
         return [item for part in parts[first:end] for item in part][self.done :]
 
 
-def _group(item: pytest.Item, dist: str) -> str:
+def group(item: pytest.Item, dist: str) -> str:
     """What stays together with a test. pytest-xdist names it so, too."""
     match dist:
         case "loadfile":

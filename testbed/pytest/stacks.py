@@ -107,13 +107,18 @@ def named(files: object, profiles: object, folders: Sequence[Path], problems: li
     return StackOf(files=tuple(paths), profiles=tuple(profiles))
 
 
+def uses_stack(item: pytest.Item) -> bool:
+    """Whether a test uses its stack, as far as that is known at collection."""
+    return SESSION_LAB in getattr(item, "fixturenames", ()) or any(mark.name in _USING for mark in item.iter_markers())
+
+
 def together(items: list[pytest.Item]) -> None:
     """Order tests so that each stack comes up once; a test that needs none stays behind the test before it."""
     stacks: dict[StackOf, int] = {}
     places: dict[pytest.Item, int] = {}
     place = 0
     for item in items:
-        if SESSION_LAB in getattr(item, "fixturenames", ()) or any(mark.name in _USING for mark in item.iter_markers()):
+        if uses_stack(item):
             place = stacks.setdefault(stack_of(item), len(stacks))
         places[item] = place
     items.sort(key=places.__getitem__)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from testbed.pytest.stacks import OWN, StackOf, base_folders, named
 from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
+    from testbed.judge.division import Division
     from testbed.lab.lab import Lab
     from testbed.pytest.share import Share
 
@@ -55,6 +57,12 @@ WARNED: pytest.StashKey[dict[str, None]] = pytest.StashKey()
 """Compose's warnings of its file, each once; shown at the end."""
 PROBLEMS: pytest.StashKey[list[str]] = pytest.StashKey()
 SEED: pytest.StashKey[int] = pytest.StashKey()
+DURATIONS: pytest.StashKey[Mapping[str, float]] = pytest.StashKey()
+"""How long tests took in an earlier run, by id; seconds."""
+STACKS_S: pytest.StashKey[float] = pytest.StashKey()
+"""How long stacks took to come up and to go down since this was told last."""
+DIVISION: pytest.StashKey[Division] = pytest.StashKey()
+"""Which shard this session is; known once tests are collected, in a controller of pytest-xdist from its workers."""
 SHARE: pytest.StashKey[Share] = pytest.StashKey()
 """What this session runs, if it is one of several in kernels with a simulated clock."""
 KERNELS = "testbed-kernels"
@@ -189,6 +197,17 @@ def add_options(parser: pytest.Parser) -> None:
         default=[],
         help="give each link that a marker impairs another value of a word, as in loss=3%%; repeatable",
     )
+    group.addoption(
+        "--testbed-shard",
+        metavar="NUMBER/COUNT",
+        help="run one of so many parts of the tests, as in 3/8: the others run on other machines, and `testbed merge` "
+        "joins their results (needs --testbed-seed)",
+    )
+    group.addoption(
+        "--testbed-durations",
+        metavar="FILE",
+        help="the results file of an earlier run, by whose durations tests are divided (default: by their number)",
+    )
     group.addoption("--testbed-help", action="store_true", help="show what tests may write, and end")
     group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`, `envelope`
 
@@ -289,6 +308,21 @@ def _workers(config: pytest.Config) -> object:
     return getattr(config.option, "numprocesses", None)
 
 
+def _shard(config: pytest.Config) -> None:
+    from testbed.pytest import shards
+
+    shards.check(config)
+
+
+def _durations(config: pytest.Config) -> None:
+    """Read them at once: the file may be the one that this run writes anew."""
+    from testbed.pytest import shards
+
+    config.stash[DURATIONS] = shards.durations_of(
+        config.invocation_params.dir / config.getoption("--testbed-durations")
+    )
+
+
 def _varied(text: str) -> None:
     from testbed.spec.features import WORDS
     from testbed.spec.words import unknown
@@ -329,6 +363,8 @@ def option_problems(config: pytest.Config) -> list[str]:
     checks += [(shrink_tries, config)] if config.getoption("--testbed-shrink") is not None else []
     checks += [(most_replays, config)] if config.getoption("--testbed-replays") is not None else []
     checks += [(jobs_of, config)] if config.getoption("--testbed-jobs") is not None else []
+    checks += [(_shard, config)] if config.getoption("--testbed-shard") is not None else []
+    checks += [(_durations, config)] if config.getoption("--testbed-durations") is not None else []
     problems: list[str] = []
     for check, value in checks:
         try:
@@ -448,7 +484,8 @@ def sayer(config: pytest.Config) -> Callable[[str], None]:
 def bring_up(config: pytest.Config, lab: Lab) -> bool:
     """Bring a lab up; if it does not start, keep why: it is reported once, not once per test."""
     try:
-        lab.up()
+        with timed(config):
+            lab.up()
     except TestbedError as error:
         message = str(error)
         kind, why = chosen(config)
@@ -458,6 +495,16 @@ def bring_up(config: pytest.Config, lab: Lab) -> bool:
         config.stash[UNFIT] = isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError)
         return False
     return True
+
+
+@contextmanager
+def timed(config: pytest.Config) -> Iterator[None]:
+    """Count the time of this block as that of stacks, and not of the test in which they come up or go down."""
+    begin = time.monotonic()
+    try:
+        yield
+    finally:
+        config.stash[STACKS_S] = config.stash.get(STACKS_S, 0.0) + time.monotonic() - begin
 
 
 def fail_if_not_up(config: pytest.Config, lab: Lab) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from testbed.pytest.stacks import StackOf
-from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, UNFIT, WARNED, chosen, has_stack
+from testbed.pytest.state import DURATIONS, NOT_UP, PROBLEMS, SEED, UNFIT, WARNED, chosen, has_stack
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OUTPUT_NOT_UP, OUTPUT_PROBLEMS, _OUTPUT_WARNED = "testbed_not_up", "testbed_problems", "testbed_warned"
@@ -30,6 +30,8 @@ def tell_worker(node: Any) -> None:
     """
     node.workerinput["testbed_seed"] = node.config.stash[SEED]
     node.workerinput["testbed_dist"] = node.config.getoption("dist")  # a worker's own option is "no"
+    if node.config.getoption("--testbed-shard"):
+        node.workerinput["testbed_durations"] = dict(node.config.stash.get(DURATIONS, {}))
     node.workerinput["testbed_lab"] = chosen(node.config) if has_stack(node.config) else None
     spec = node.gateway.spec
     ours = spec.popen and not (spec.python or spec.via)
@@ -62,6 +64,10 @@ def hear_worker(node: Any) -> None:
     Compose warns all workers of the same.
     """
     output = getattr(node, "workeroutput", {})
+    if node.config.getoption("--testbed-shard"):
+        from testbed.pytest import shards
+
+        shards.hear_worker(node.config, output)
     for warning in output.get(_OUTPUT_WARNED, ()):
         node.config.stash[WARNED].setdefault(warning)
     if _OUTPUT_NOT_UP in output:

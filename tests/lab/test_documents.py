@@ -48,6 +48,7 @@ REASONS = {
     "it runs your tests for a minute": "testbed doctor --noise",
     "tests/lab/test_stacks.py runs such tests": r"pytest\.mark\.stack",
     "the files are of two runs of yours": "testbed compare",
+    "its shards are of several machines; tests/unit/test_shards.py runs and merges four": "--testbed-shard",
     "it repeats a failure, which these examples have none of": "--testbed-seed",
 }
 """Why a block may be left out, and what it has in it then."""

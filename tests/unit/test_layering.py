@@ -235,6 +235,7 @@ ONLY_IN: dict[str, set[str]] = {
                 "running",
                 "scopes",
                 "seeds",
+                "shards",
                 "share",
                 "shrinking",
                 "stacks",
