@@ -58,17 +58,20 @@ def make_lab(
     compose_profiles: Sequence[str] = (),
     images: Mapping[str, str] | None = None,
     up_deadline: str = UP_DEADLINE,
+    images_from: Sequence[Mapping[str, str]] = (),
     say: Callable[[str], None],
     warn: Callable[[str], None] | None = None,
 ) -> Lab:
     """The lab that was decided on, of one Compose file, or of several that add to the first; not up yet.
 
-    ``images``: by service, an image in place of the file's; a lab without images ignores it.
+    ``images``: by service, an image in place of the file's; a lab without images ignores it. ``images_from``: variables
+    that lead to other engines, which send images that they have.
     """
     lab = lab_type(kind)(
         compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say, warn=warn
     )
     lab.run_images(images or {})
+    lab.images_from = images_from
     return lab
 
 

@@ -231,6 +231,8 @@ def words_of_ours(command_name: str, words: Sequence[str], ours: Sequence[str]) 
             yield f"{word}: `testbed {command_name}` gives it to pytest itself; leave it out"
         elif word.startswith(("-n", "--numprocesses", "--dist")) and not word.startswith(("--no", "-no")):
             yield f"{word}: `testbed {command_name}` runs one test at a time; leave it out"
+        elif word.startswith("--testbed-engines"):
+            yield f"{word}: `testbed {command_name}` runs on one engine, which DOCKER_HOST names; leave it out"
 
 
 def versions(

@@ -86,3 +86,19 @@ def loads_ms(tests: Iterable[tuple[str, bool]], durations_s: Mapping[str, float]
 def digest(parts: Iterable[tuple[str, int]]) -> str:
     """What stands for a division: the ids of all tests in order, each with its part."""
     return hashlib.sha256("".join(f"{part} {id_}\n" for id_, part in parts).encode(errors="replace")).hexdigest()[:16]
+
+
+def longest_first(
+    tests: Sequence[str], durations_s: Mapping[str, float], stacks: Mapping[str, str | None]
+) -> list[int]:
+    """The places of tests in the order in which they are to begin: stack by stack, so that each comes up once.
+
+    The stack with the most work is first, and in it the longest test; a test without a record counts as the mean.
+    Without records, the order stays.
+    """
+    loads = loads_ms([(test, True) for test in tests], durations_s)
+    work: dict[str | None, int] = {}
+    for test, load in zip(tests, loads, strict=True):
+        work[stacks.get(test)] = work.get(stacks.get(test), 0) + load
+    places = {stack: place for place, stack in enumerate(sorted(work, key=lambda stack: -work[stack]))}
+    return sorted(range(len(tests)), key=lambda index: (places[stacks.get(tests[index])], -loads[index]))

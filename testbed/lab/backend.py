@@ -65,6 +65,8 @@ class Backend(abc.ABC):
     counts_classes: bool = True
     """Whether the machine's tc reports the packets of each class."""
 
+    images_from: Sequence[Mapping[str, str]] = ()
+    """Other engines, which send images that they have: the variables that lead to each."""
     machine_is_ours = True
     """Whether the engine's machine is this one. If not, what comes through it counts as its own."""
 

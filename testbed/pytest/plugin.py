@@ -63,8 +63,16 @@ def pytest_configure(config: pytest.Config) -> None:
         if worker["testbed_lab"] is not None:
             config.stash[state.CHOSEN] = worker["testbed_lab"]
         config.stash[state.DURATIONS] = worker.get("testbed_durations", {})
+        if (place := worker.get("testbed_engine")) is not None:
+            from testbed.pytest import onengine
+
+            onengine.move(config, place)
     config.stash[state.SEED] = state.check_options(config) if worker is None else worker["testbed_seed"]
     if worker is None:
+        if config.getoption("--testbed-engines"):
+            from testbed.pytest import engines
+
+            config.pluginmanager.register(engines.Engines(config), state.ENGINES)
         config.pluginmanager.register(results.ResultsFile(config), results.NAME)
     for marker in declared.MARKERS:
         config.addinivalue_line("markers", marker)
@@ -254,7 +262,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Report a test whose impairment was not in force as INVALID. Outermost, or `xfail` would make it a success."""
     report = yield
-    running.judge(item, call, report)
+    if state.ENGINE_LOST not in item.config.stash:
+        running.judge(item, call, report)
     return report
 
 
@@ -276,8 +285,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"{report.nodeid}: {report.testbed_reason}")
             for text in getattr(report, "testbed_sections", ()):
                 terminalreporter.write_line(text)
-    written = config.pluginmanager.get_plugin(results.NAME)
-    if notable := [*config.stash[state.WARNED], *(written.notable if written is not None else ())]:
+    tellers = [
+        plugin.notable for name in (state.ENGINES, results.NAME) if (plugin := config.pluginmanager.get_plugin(name))
+    ]
+    if notable := [*config.stash[state.WARNED], *(line for lines in tellers for line in lines)]:
         terminalreporter.section("testbed: warnings", yellow=True)
         for line in notable:
             terminalreporter.write_line(line)
@@ -298,6 +309,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--testbed-shard"):
         from testbed.pytest import shards
 
-        shards.tell_controller(session.config)
         if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and shards.may_be_empty(session.config):
             session.exitstatus = pytest.ExitCode.OK

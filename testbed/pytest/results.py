@@ -13,7 +13,8 @@ import pytest
 
 from testbed.evidence.verdict import Verdict
 from testbed.pytest.markers import needs_lab
-from testbed.pytest.state import DIVISION, PROBLEMS, SEED, WRONG_USE, is_told, told_at_close, why_not_up
+from testbed.pytest.state import DIVISION, ENGINES, PROBLEMS, SEED, WRONG_USE, is_told, told_at_close, why_not_up
+from testbed.pytest.workers import hear_division
 from testbed.text import several
 
 if TYPE_CHECKING:
@@ -98,13 +99,12 @@ class ResultsFile:
         if result is None and str(report.when) == "???":  # pytest-xdist's of a worker that died: it may have had a lab
             result = of_lost(report, self._config.stash[SEED])
         if result is not None:
+            if (engines := self._config.pluginmanager.get_plugin(ENGINES)) is not None:
+                result = {**result, **engines.of(report.node.gateway.id, report.nodeid)}
             self._tests.pop(result["id"], None)
             self._tests[result["id"]] = result
             self._lab = getattr(report, "testbed_lab", None) or self._lab
-            if shard := getattr(report, "testbed_shard", None):
-                from testbed.pytest import shards
-
-                shards.hear(self._config, shard)
+            hear_division(self._config, getattr(report, "testbed_shard", None))
             self._append({"test": result})
 
     def _append(self, content: Mapping[str, Any]) -> None:

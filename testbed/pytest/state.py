@@ -61,12 +61,20 @@ DURATIONS: pytest.StashKey[Mapping[str, float]] = pytest.StashKey()
 """How long tests took in an earlier run, by id; seconds."""
 STACKS_S: pytest.StashKey[float] = pytest.StashKey()
 """How long stacks took to come up and to go down since this was told last."""
+OTHER_ENGINES: pytest.StashKey[Sequence[Mapping[str, str]]] = pytest.StashKey()
+"""The variables that lead to each of the other engines of this session."""
+STACKS: pytest.StashKey[Mapping[str, str | None]] = pytest.StashKey()
+"""By test, the name of the stack that its marker named in an earlier run."""
+ENGINE_LOST: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether this session's engine does not answer any more, so that its tests are run on another."""
 DIVISION: pytest.StashKey[Division] = pytest.StashKey()
 """Which shard this session is; known once tests are collected, in a controller of pytest-xdist from its workers."""
 SHARE: pytest.StashKey[Share] = pytest.StashKey()
 """What this session runs, if it is one of several in kernels with a simulated clock."""
 KERNELS = "testbed-kernels"
 """The plugin of the session outside these."""
+ENGINES = "testbed-engines"
+"""The plugin that places workers on engines."""
 COUNTS = "testbed-seeds"
 """The plugin that counts outcomes by seed."""
 
@@ -208,6 +216,12 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="the results file of an earlier run, by whose durations tests are divided (default: by their number)",
     )
+    group.addoption(
+        "--testbed-engines",
+        metavar="ENGINES",
+        help="with -n: the engines that the workers' labs are on, as in unix:///run/docker.sock,ssh://me@b,a-context, "
+        "or a file with one a line; the tests of an engine that dies are run on the others",
+    )
     group.addoption("--testbed-help", action="store_true", help="show what tests may write, and end")
     group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`, `envelope`
 
@@ -309,18 +323,24 @@ def _workers(config: pytest.Config) -> object:
 
 
 def _shard(config: pytest.Config) -> None:
-    from testbed.pytest import shards
+    from testbed.pytest.manymachines import check_shard
 
-    shards.check(config)
+    check_shard(config)
+
+
+def _engines(config: pytest.Config) -> None:
+    from testbed.pytest.manymachines import check_engines
+
+    check_engines(config)
 
 
 def _durations(config: pytest.Config) -> None:
     """Read them at once: the file may be the one that this run writes anew."""
-    from testbed.pytest import shards
+    from testbed.pytest.manymachines import recorded
 
-    config.stash[DURATIONS] = shards.durations_of(
-        config.invocation_params.dir / config.getoption("--testbed-durations")
-    )
+    session = recorded(config.invocation_params.dir / config.getoption("--testbed-durations"))
+    config.stash[DURATIONS] = {test.id: test.elapsed_s for test in session.tests}
+    config.stash[STACKS] = {test.id: test.last.content.get("stack") for test in session.tests}
 
 
 def _varied(text: str) -> None:
@@ -364,6 +384,7 @@ def option_problems(config: pytest.Config) -> list[str]:
     checks += [(most_replays, config)] if config.getoption("--testbed-replays") is not None else []
     checks += [(jobs_of, config)] if config.getoption("--testbed-jobs") is not None else []
     checks += [(_shard, config)] if config.getoption("--testbed-shard") is not None else []
+    checks += [(_engines, config)] if config.getoption("--testbed-engines") is not None else []
     checks += [(_durations, config)] if config.getoption("--testbed-durations") is not None else []
     problems: list[str] = []
     for check, value in checks:
@@ -425,6 +446,7 @@ def new_lab(config: pytest.Config, stack: StackOf) -> Lab:
         compose_profiles=stack.profiles if stack.files else config.getoption("--compose-profile"),
         images=other_images(config),
         up_deadline=config.getoption("--up-deadline"),
+        images_from=config.stash.get(OTHER_ENGINES, ()),
         say=sayer(config),
         warn=lambda text: config.stash[WARNED].setdefault(text),
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed.pytest.stacks import StackOf
-from testbed.pytest.state import DURATIONS, NOT_UP, PROBLEMS, SEED, UNFIT, WARNED, chosen, has_stack
+from testbed.pytest.state import DIVISION, DURATIONS, ENGINES, NOT_UP, PROBLEMS, SEED, UNFIT, WARNED, chosen, has_stack
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OUTPUT_NOT_UP, OUTPUT_PROBLEMS, _OUTPUT_WARNED = "testbed_not_up", "testbed_problems", "testbed_warned"
+_OUTPUT_DIVISION = "testbed_division"
 
 
 def worker_of(config: pytest.Config) -> dict[str, Any] | None:
@@ -30,6 +32,8 @@ def tell_worker(node: Any) -> None:
     """
     node.workerinput["testbed_seed"] = node.config.stash[SEED]
     node.workerinput["testbed_dist"] = node.config.getoption("dist")  # a worker's own option is "no"
+    if (engines := node.config.pluginmanager.get_plugin(ENGINES)) is not None:
+        node.workerinput["testbed_engine"] = engines.place(node.gateway.id)
     if node.config.getoption("--testbed-shard"):
         node.workerinput["testbed_durations"] = dict(node.config.stash.get(DURATIONS, {}))
     node.workerinput["testbed_lab"] = chosen(node.config) if has_stack(node.config) else None
@@ -65,9 +69,7 @@ def hear_worker(node: Any) -> None:
     """
     output = getattr(node, "workeroutput", {})
     if node.config.getoption("--testbed-shard"):
-        from testbed.pytest import shards
-
-        shards.hear_worker(node.config, output)
+        hear_division(node.config, output.get(_OUTPUT_DIVISION))
     for warning in output.get(_OUTPUT_WARNED, ()):
         node.config.stash[WARNED].setdefault(warning)
     if _OUTPUT_NOT_UP in output:
@@ -78,12 +80,22 @@ def hear_worker(node: Any) -> None:
     node.config.stash[PROBLEMS] = output.get(OUTPUT_PROBLEMS, node.config.stash[PROBLEMS])
 
 
+def hear_division(config: pytest.Config, division: Mapping[str, Any] | None) -> None:
+    """Take from a worker's output, or from a report, which shard this is."""
+    from testbed.judge.division import Division
+
+    if division is not None:
+        config.stash[DIVISION] = Division(**division)
+
+
 def tell_controller(config: pytest.Config) -> None:
     """At a worker's end, output why its stack did not start, and Compose's warnings."""
     if worker_of(config) is None:
         return
     output: dict[str, object] = config.workeroutput  # type: ignore[attr-defined]  # xdist's
     output[_OUTPUT_WARNED] = [*config.stash[WARNED]]
+    if DIVISION in config.stash:
+        output[_OUTPUT_DIVISION] = config.stash[DIVISION].as_json()
     if NOT_UP in config.stash:
         reasons = [([*map(str, stack.files)], [*stack.profiles], why) for stack, why in config.stash[NOT_UP].items()]
         output[_OUTPUT_NOT_UP] = (reasons, config.stash[UNFIT])

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from testbed.backends.docker import images
 from testbed.backends.docker.engine import INPUTS_LABEL, Engine
+from testbed.backends.docker.sources import NO_SOURCES, Sources, has
 from testbed.backends.starting import last_line, said_while
 from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError
@@ -18,16 +19,21 @@ _TAIL_BYTES = 2000
 
 
 def with_images(
-    config: Mapping[str, Any], *, engine: Engine, composer: Composer, say: Callable[[str], None]
+    config: Mapping[str, Any],
+    *,
+    engine: Engine,
+    composer: Composer,
+    say: Callable[[str], None],
+    sources: Sources = NO_SOURCES,
 ) -> dict[str, Any]:
     """A Compose configuration with an image for each service that is built, building those that changed.
 
-    Raises ImageBuildError.
+    What ``sources`` have is not built. Raises ImageBuildError.
     """
     config = dict(config)
     services = {name: dict(body) for name, body in config["services"].items()}
     config["services"] = services
-    missing: list[str] = []
+    digests: dict[str, str | None] = {}
     unnamed = {name for name, body in services.items() if body.get("build") is not None and not body.get("image")}
     for name, body in services.items():
         if (build := body.get("build")) is None:
@@ -35,13 +41,14 @@ def with_images(
         repository, digest = images.service_image(build, name)
         if name in unnamed:
             body["image"] = f"{repository}:{digest or 'latest'}"
+        digests[name] = digest
         if digest is None:
-            missing.append(name)
             continue
-        built = engine.image_labels(body["image"])
-        if built is None or built.get(INPUTS_LABEL) != digest:
-            missing.append(name)
         body["build"] = {**build, "labels": {**as_mapping(build.get("labels")), INPUTS_LABEL: digest}}
+    built = {services[name]["image"]: digest for name, digest in digests.items() if digest is not None}
+    others = {body["image"]: None for name, body in services.items() if name not in digests and "image" in body}
+    sources.bring(engine, {**others, **built}, say)
+    missing = [name for name, tag in digests.items() if tag is None or not has(engine, services[name]["image"], tag)]
     if missing:
         if any(images.starts_from_base(services[name]["build"]) for name in missing):
             images.ensure_base(engine, say)

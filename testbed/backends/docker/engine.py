@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import docker
+import docker.context
 import docker.errors
 import requests.exceptions
 import urllib3.exceptions
@@ -124,17 +125,22 @@ class Engine:
     is_podman = False
     """Whether it is Podman, by its service for Docker's clients."""
 
-    def __init__(self) -> None:
-        """Connect; raises EnvironmentUnfitError saying what was tried and what came back."""
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        """Connect; raises EnvironmentUnfitError saying what was tried and what came back.
+
+        ``environment``: variables in place of this process's, to reach another engine.
+        """
+        self._environment = os.environ if environment is None else environment
+        _refuse_unknown_context(self._environment)
         try:
-            self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S)
+            self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S, environment=dict(self._environment))
             version = self._client.version()
             self.version: str = version["Version"]
             self.is_podman = any("Podman" in part["Name"] for part in version.get("Components") or ())
             self._security = [str(option) for option in self._client.info().get("SecurityOptions") or ()]
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
-            raise _unreachable(error) from None
+            raise _unreachable(error, self._environment) from None
         self._api = self._client.api
 
     def describe(self) -> str:
@@ -155,7 +161,7 @@ class Engine:
     @property
     def machine(self) -> str | None:
         """The name or address of its machine; None if it is this one."""
-        return urlsplit(os.environ.get("DOCKER_HOST", "")).hostname  # as the engine's client reads it
+        return urlsplit(self._environment.get("DOCKER_HOST", "")).hostname  # as the engine's client reads it
 
     # --- images ----------------------------------------------------------------------------------
 
@@ -530,6 +536,22 @@ def _podmans_leaders(rows: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
     return [(0 if pid == "?" else int(pid), args) for _, pid, args in first]
 
 
+def send(source: Engine, target: Engine, names: Sequence[str]) -> None:
+    """Have an engine load images as another one has them, layers that several have once. Raises ImageBuildError."""
+    # docker-py has this request (GET /images/get) for one image alone.
+    api = source._api
+    url = f"{api.base_url}/v{api.api_version}/images/get"
+    try:
+        with api.get(url, params={"names": list(names)}, stream=True, timeout=_WORKS_FOR_S) as archive:
+            archive.raise_for_status()
+            chunks = archive.iter_content(1 << 20)
+            lines = list(target._api.load_image(chunks))  # type: ignore[no-untyped-call]  # the stubs lack its types
+    except (docker.errors.APIError, *_UNREACHABLE) as error:
+        raise ImageBuildError(f"{source.address} does not send {', '.join(names)}: {error}") from None
+    if errors := [str(line["error"]) for line in lines if "error" in line]:
+        raise ImageBuildError(f"{target.address} does not load {', '.join(names)}: {errors[0]}")
+
+
 def _explanation(error: docker.errors.APIError) -> str:
     return str(error.explanation or error)
 
@@ -550,7 +572,14 @@ def _label_filter(labels: Mapping[str, str]) -> list[str]:
     return [f"{key.replace('_', '.')}={value}" for key, value in labels.items()]
 
 
-def _unreachable(error: Exception) -> NoEngineError:
+def _refuse_unknown_context(environment: Mapping[str, str]) -> None:
+    """Raise NoEngineError for a context that is not there: docker-py would take the default one."""
+    name = environment.get("DOCKER_CONTEXT")
+    if name and not environment.get("DOCKER_HOST") and docker.context.ContextAPI.get_context(name) is None:
+        raise NoEngineError(f"there is no Docker context {shown(name)}", "`docker context ls` lists them.")
+
+
+def _unreachable(error: Exception, environment: Mapping[str, str]) -> NoEngineError:
     reason = str(error)
     if isinstance(error, docker.errors.DockerException) and "paramiko" in reason:  # docker-py's, without its extra
         return NoEngineError(
@@ -561,7 +590,7 @@ def _unreachable(error: Exception) -> NoEngineError:
             "the Docker engine refuses this user (permission denied on its socket)",
             "Add the user to the group: sudo usermod -aG docker $USER, then log in again; or run as root.",
         )
-    named = os.environ.get("DOCKER_HOST")
+    named = environment.get("DOCKER_HOST")
     where = f" at DOCKER_HOST={shown(named)}" if named else ""
     return NoEngineError(
         f"no Docker engine answers{where} ({reason})",

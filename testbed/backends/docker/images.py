@@ -25,6 +25,7 @@ import yaml
 import testbed.agent
 from testbed import reading
 from testbed.backends.docker.engine import INPUTS_LABEL, Engine, tar_archive
+from testbed.backends.docker.sources import NO_SOURCES, Sources
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, InvalidComposeError, UserError
 from testbed.resources import resource
 from testbed.text import shown
@@ -92,11 +93,15 @@ def netem_tag() -> str:
     return f"{NETEM_REPOSITORY}:{_digest(_netem_context())}"
 
 
-def ensure_netem(engine: Engine, say: Say) -> str:
-    """Provide the agent's image; returns its tag. Raises ImageBuildError or EnvironmentUnfitError."""
+def ensure_netem(engine: Engine, say: Say, sources: Sources = NO_SOURCES) -> str:
+    """Provide the agent's image; returns its tag. Raises ImageBuildError or EnvironmentUnfitError.
+
+    ``sources``: other engines, one of which may have it.
+    """
     context = _netem_context()
     digest = _digest(context)
     tag = f"{NETEM_REPOSITORY}:{digest}"
+    sources.bring(engine, {tag: digest}, say)
     if engine.image_labels(tag) is not None:
         return tag
     ensure_base(engine, say)

@@ -23,6 +23,7 @@ from testbed.backends.docker.healthchecks import HealthChecks
 from testbed.backends.docker.hosts import ComposeHost
 from testbed.backends.docker.programs import ComposeProgram
 from testbed.backends.docker.runs import clear_stale
+from testbed.backends.docker.sources import Sources
 from testbed.backends.docker.stack import Stack, host_name
 from testbed.backends.stacklab import StackLab
 from testbed.backends.starting import (
@@ -156,8 +157,9 @@ class ComposeLab(StackLab[ComposeHost]):
         self.versions = {"engine": engine.version}
         with said_if_slow(self._say, "looking for what killed runs left"):
             clear_stale(engine, self._say)
-        self.netem_image = images.ensure_netem(engine, self._say)
-        config = stack.labelled(stack.with_images(self._config or {}))
+        with Sources(self.images_from).turn(self._say) as sources:
+            self.netem_image = images.ensure_netem(engine, self._say, sources)
+            config = stack.labelled(stack.with_images(self._config or {}, sources))
         with contextlib.ExitStack() as undo, ThreadPoolExecutor(1, "testbed-agent") as pool:
             undo.callback(self.forget)
             undo.callback(self._remove_stack)

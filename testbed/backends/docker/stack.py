@@ -26,6 +26,7 @@ from testbed.backends.docker.runs import (
     remove_run,
     runs,
 )
+from testbed.backends.docker.sources import NO_SOURCES, Sources
 from testbed.compose import composefile
 from testbed.compose.command import Composer
 from testbed.errors import LabError
@@ -111,9 +112,9 @@ class Stack:
 
     # --- up and down -----------------------------------------------------------------------------
 
-    def with_images(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def with_images(self, config: Mapping[str, Any], sources: Sources = NO_SOURCES) -> dict[str, Any]:
         """See `building.with_images`."""
-        return building.with_images(config, engine=self.engine, composer=self.composer, say=self._say)
+        return building.with_images(config, engine=self.engine, composer=self.composer, sources=sources, say=self._say)
 
     def labelled(self, config: dict[str, Any]) -> dict[str, Any]:
         """The configuration with our labels on all that it creates."""

@@ -17,17 +17,21 @@ from testbed.lab.waiting import NotSeenError, await_condition
 _DEADLINE_S = 60.0
 
 
-def take(stack: str, *, say: Callable[[str], None], deadline_s: float = _DEADLINE_S) -> socket.socket:
-    """Wait until nobody on this machine uses a stack. Closing the socket, or the death of the process, ends the turn.
+def take(
+    stack: str, *, say: Callable[[str], None], deadline_s: float = _DEADLINE_S, what: str = "this stack"
+) -> socket.socket:
+    """Wait until nobody on this machine uses a stack, or ``what`` else it is the name of.
+
+    Closing the socket, or the death of the process, ends the turn.
 
     The socket has an abstract name (unix(7)), which needs no file. Raises UserError at the deadline.
     """
     try:
-        with said_if_slow(say, "waiting for another testbed command, which uses this stack"):
+        with said_if_slow(say, f"waiting for another testbed command, which uses {what}"):
             turn = await_condition(lambda: _bound(stack), lambda bound: bound is not None, deadline_s=deadline_s)
     except NotSeenError:
         raise UserError(
-            f"another testbed command still uses this stack after {deadline_s:g} s; end it, or wait for it"
+            f"another testbed command still uses {what} after {deadline_s:g} s; end it, or wait for it"
         ) from None
     assert turn is not None  # noqa: S101  # for mypy: it was awaited
     return turn

@@ -1,0 +1,78 @@
+"""Engines of their own, each on a machine of its own: network, mounts, processes, images. They end with their owner."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from testbed.lab.waiting import await_condition
+
+_START = """
+mount --make-rprivate /
+mkdir -p /run/docker
+mount -t tmpfs tmpfs /run/docker
+ip link set lo up
+dockerd --data-root "$0/data" --exec-root "$0/run" --pidfile "$0/pid" --cgroup-parent "$1" -H "unix://$0/socket" \\
+    --default-address-pool "base=10.$2.0.0/16,size=24" >"$0/log" 2>&1 &
+wait
+"""
+_ANSWERS_WITHIN_S = 120
+
+
+class OwnEngine:
+    """One that runs."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], cgroup: str) -> None:
+        self.folder, self._process, self._cgroup = folder, process, cgroup
+
+    @property
+    def url(self) -> str:
+        """For DOCKER_HOST."""
+        return f"unix://{self.folder}/socket"
+
+    def answers(self) -> bool:
+        """Whether it does."""
+        done = subprocess.run(["docker", "-H", self.url, "version"], capture_output=True, check=False, timeout=60)
+        return done.returncode == 0
+
+    def docker(self, *words: str) -> str:
+        """What docker prints of it."""
+        return subprocess.run(
+            ["docker", "-H", self.url, *words], capture_output=True, check=True, text=True, timeout=120
+        ).stdout
+
+    def lose_power(self) -> None:
+        """End it and all its containers at once."""
+        self._process.kill()  # the first process of a process namespace: the kernel kills the rest
+        self._process.wait(60)
+
+    def clear(self) -> None:
+        """Remove what is left of it on this machine."""
+        for place in Path("/sys/fs/cgroup").glob(f"*/{self._cgroup}"):
+            for below in [*sorted(place.rglob("*/"), reverse=True), place]:
+                below.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def engines(folder: Path, count: int, *, first_pool: int = 220) -> Iterator[list[OwnEngine]]:
+    """So many engines. If we are killed, they are, too."""
+    with ExitStack() as undo:
+        started = []
+        for number in range(count):
+            own = folder / f"e{number}"
+            own.mkdir()
+            cgroup = f"testbed-engine-{folder.name}-{number}"
+            kept = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork"]
+            argv = [*kept, "--kill-child", "--mount-proc", "sh", "-c", _START, str(own), f"/{cgroup}"]
+            process = subprocess.Popen([*argv, str(first_pool + number)], stdin=subprocess.DEVNULL)
+            engine = OwnEngine(own, process, cgroup)
+            undo.callback(engine.clear)
+            undo.callback(engine.lose_power)
+            started.append(engine)
+        for engine in started:
+            await_condition(engine.answers, bool, deadline_s=_ANSWERS_WITHIN_S)
+        yield started
