@@ -14,7 +14,7 @@ import pytest
 from testbed.evidence.verdict import Verdict
 from testbed.pytest.markers import needs_lab
 from testbed.pytest.state import DIVISION, ENGINES, PROBLEMS, SEED, WRONG_USE, is_told, told_at_close, why_not_up
-from testbed.pytest.workers import hear_division
+from testbed.pytest.workers import hear_division, worker_of
 from testbed.text import several
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def prepare(session: pytest.Session) -> None:
     Whatever becomes of this run, its results must not be taken for those.
     """
     config = session.config
+    if (worker_of(config) or {}).get("testbed_replaces"):
+        return  # the others have results by now
     if (
         config.option.collectonly
         or is_told(config)

@@ -17,6 +17,8 @@ from testbed.pytest.state import DIVISION, DURATIONS, ENGINES, NOT_UP, PROBLEMS,
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OUTPUT_NOT_UP, OUTPUT_PROBLEMS, _OUTPUT_WARNED = "testbed_not_up", "testbed_problems", "testbed_warned"
 _OUTPUT_DIVISION = "testbed_division"
+_ONE_IS_DOWN: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether a worker has ended, so that a new one replaces it."""
 
 
 def worker_of(config: pytest.Config) -> dict[str, Any] | None:
@@ -32,6 +34,7 @@ def tell_worker(node: Any) -> None:
     """
     node.workerinput["testbed_seed"] = node.config.stash[SEED]
     node.workerinput["testbed_dist"] = node.config.getoption("dist")  # a worker's own option is "no"
+    node.workerinput["testbed_replaces"] = node.config.stash.get(_ONE_IS_DOWN, False)
     if (engines := node.config.pluginmanager.get_plugin(ENGINES)) is not None:
         node.workerinput["testbed_engine"] = engines.place(node.gateway.id)
     if node.config.getoption("--testbed-shard"):
@@ -67,6 +70,7 @@ def hear_worker(node: Any) -> None:
 
     Compose warns all workers of the same.
     """
+    node.config.stash[_ONE_IS_DOWN] = True
     output = getattr(node, "workeroutput", {})
     if node.config.getoption("--testbed-shard"):
         hear_division(node.config, output.get(_OUTPUT_DIVISION))

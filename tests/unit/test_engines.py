@@ -110,7 +110,9 @@ def test_the_tests_of_an_engine_that_dies_run_on_others_and_have_one_result_each
     pytester: pytest.Pytester, engines: list[str], workers: str
 ) -> None:
     (pytester.path / "dies").write_text("b")
-    result = run(pytester, engines, "-n", workers)
+    result = run(
+        pytester, engines, "-n", workers, "--testbed-shard", "1/1"
+    )  # which has each worker look to the results
     result.assert_outcomes(passed=8, warnings=1)
     assert result.ret == 0
     tests = results(pytester)

@@ -56,7 +56,7 @@ class Sources:
                 if (source.image(name) is not None if digest is None else has(source, name, digest))
             ]
             if here:
-                say(f"sending {', '.join(here)} from {source.address} to {engine.address}")
+                say(f"taking {', '.join(here)} from {environment.get('DOCKER_HOST') or environment['DOCKER_CONTEXT']}")
                 send(source, engine, here)
                 left = {name: digest for name, digest in left.items() if name not in here}
 
