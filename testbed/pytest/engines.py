@@ -56,8 +56,7 @@ class Engines:
             reasons = "; ".join(f"{name}: {why}" for name, why in self._lost.items())
             pytest.exit(f"no engine of --testbed-engines answers any more: {reasons}", returncode=WRONG_USE)
         name = self._placed[worker] = min(left, key=lambda engine: here[engine])
-        others = [self._engines[other] for other in left if other != name]
-        return {"name": name, "lead": self._engines[name], "others": others}
+        return {"name": name, "lead": self._engines[name], "all": [self._engines[other] for other in left]}
 
     def has_lost(self, worker: str) -> bool:
         """Whether a worker's engine does not answer any more."""

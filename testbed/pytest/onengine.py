@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from testbed.pytest.state import ENGINE_LOST, OTHER_ENGINES
+from testbed.pytest.state import ENGINE_LOST, IMAGES_FROM
 
 _ENDS_WITHIN_S = 30.0
 """How long fixtures may take to tear down what they made, on an engine that does not answer."""
@@ -33,7 +33,7 @@ def move(config: pytest.Config, place: Mapping[str, Any]) -> None:
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         os.environ.pop(name, None)
     os.environ.update(place["lead"])
-    config.stash[OTHER_ENGINES] = [environment(lead) for lead in place["others"]]
+    config.stash[IMAGES_FROM] = [environment(lead) for lead in place["all"]]
     config.pluginmanager.register(OnEngine(config, place["name"]))
 
 

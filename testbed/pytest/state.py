@@ -61,8 +61,8 @@ DURATIONS: pytest.StashKey[Mapping[str, float]] = pytest.StashKey()
 """How long tests took in an earlier run, by id; seconds."""
 STACKS_S: pytest.StashKey[float] = pytest.StashKey()
 """How long stacks took to come up and to go down since this was told last."""
-OTHER_ENGINES: pytest.StashKey[Sequence[Mapping[str, str]]] = pytest.StashKey()
-"""The variables that lead to each of the other engines of this session."""
+IMAGES_FROM: pytest.StashKey[Sequence[Mapping[str, str]]] = pytest.StashKey()
+"""The variables that lead to each engine of this session; the first one's images count."""
 STACKS: pytest.StashKey[Mapping[str, str | None]] = pytest.StashKey()
 """By test, the name of the stack that its marker named in an earlier run."""
 ENGINE_LOST: pytest.StashKey[bool] = pytest.StashKey()
@@ -446,7 +446,7 @@ def new_lab(config: pytest.Config, stack: StackOf) -> Lab:
         compose_profiles=stack.profiles if stack.files else config.getoption("--compose-profile"),
         images=other_images(config),
         up_deadline=config.getoption("--up-deadline"),
-        images_from=config.stash.get(OTHER_ENGINES, ()),
+        images_from=config.stash.get(IMAGES_FROM, ()),
         say=sayer(config),
         warn=lambda text: config.stash[WARNED].setdefault(text),
     )

@@ -49,6 +49,7 @@ REASONS = {
     "tests/lab/test_stacks.py runs such tests": r"pytest\.mark\.stack",
     "the files are of two runs of yours": "testbed compare",
     "its shards are of several machines; tests/unit/test_shards.py runs and merges four": "--testbed-shard",
+    "the file is of a run of yours": "benchmarks/matrix.py",
     "its engines are of several machines; tests/unit/test_engines.py has fakes": "--testbed-engines",
     "it repeats a failure, which these examples have none of": "--testbed-seed",
 }

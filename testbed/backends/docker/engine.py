@@ -126,12 +126,8 @@ class Engine:
     """Whether it is Podman, by its service for Docker's clients."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        """Connect; raises EnvironmentUnfitError saying what was tried and what came back.
-
-        ``environment``: variables in place of this process's, to reach another engine.
-        """
-        self._environment = os.environ if environment is None else environment
-        _refuse_unknown_context(self._environment)
+        """Connect, by these variables or this process's; raises EnvironmentUnfitError saying what came back."""
+        self._environment = _leading(os.environ if environment is None else environment)
         try:
             self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S, environment=dict(self._environment))
             version = self._client.version()
@@ -167,8 +163,7 @@ class Engine:
 
     def image_labels(self, tag: str) -> dict[str, str] | None:
         """The labels of an image, or None if there is no such image."""
-        image = self.image(tag)
-        return None if image is None else dict((image.get("Config") or {}).get("Labels") or {})
+        return None if (image := self.image(tag)) is None else dict((image.get("Config") or {}).get("Labels") or {})
 
     def image(self, reference: str) -> Mapping[str, Any] | None:
         """The engine's inspection of an image, or None if there is no such image."""
@@ -536,18 +531,13 @@ def _podmans_leaders(rows: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
     return [(0 if pid == "?" else int(pid), args) for _, pid, args in first]
 
 
+@refusals_raised()
 def send(source: Engine, target: Engine, names: Sequence[str]) -> None:
-    """Have an engine load images as another one has them, layers that several have once. Raises ImageBuildError."""
-    # docker-py has this request (GET /images/get) for one image alone.
+    """Have an engine load images as another one has them, which docker-py does for one. Raises ImageBuildError."""
     api = source._api
-    url = f"{api.base_url}/v{api.api_version}/images/get"
-    try:
-        with api.get(url, params={"names": list(names)}, stream=True, timeout=_WORKS_FOR_S) as archive:
-            archive.raise_for_status()
-            chunks = archive.iter_content(1 << 20)
-            lines = list(target._api.load_image(chunks))  # type: ignore[no-untyped-call]  # the stubs lack its types
-    except (docker.errors.APIError, *_UNREACHABLE) as error:
-        raise ImageBuildError(f"{source.address} does not send {', '.join(names)}: {error}") from None
+    with api.get(f"{api.base_url}/v{api.api_version}/images/get", params={"names": names}, stream=True) as archive:
+        archive.raise_for_status()
+        lines = list(target._api.load_image(archive.iter_content(1 << 20)))  # type: ignore[no-untyped-call]  # as in load
     if errors := [str(line["error"]) for line in lines if "error" in line]:
         raise ImageBuildError(f"{target.address} does not load {', '.join(names)}: {errors[0]}")
 
@@ -572,11 +562,12 @@ def _label_filter(labels: Mapping[str, str]) -> list[str]:
     return [f"{key.replace('_', '.')}={value}" for key, value in labels.items()]
 
 
-def _refuse_unknown_context(environment: Mapping[str, str]) -> None:
-    """Raise NoEngineError for a context that is not there: docker-py would take the default one."""
+def _leading(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """These variables; raises NoEngineError for a context that is not there: docker-py would take the default one."""
     name = environment.get("DOCKER_CONTEXT")
     if name and not environment.get("DOCKER_HOST") and docker.context.ContextAPI.get_context(name) is None:
         raise NoEngineError(f"there is no Docker context {shown(name)}", "`docker context ls` lists them.")
+    return environment
 
 
 def _unreachable(error: Exception, environment: Mapping[str, str]) -> NoEngineError:

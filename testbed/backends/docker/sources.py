@@ -34,7 +34,7 @@ class Sources:
             yield self
 
     def bring(self, engine: Engine, wanted: Mapping[str, str | None], say: Callable[[str], None]) -> None:
-        """Send to an engine what others have of these images, and it has not. Raises ImageBuildError.
+        """Send to an engine what others have of these images, and it has not.
 
         ``wanted``: by name, the digest of what an image is built from; None for one that nobody builds, of which the
         first engine's counts.
@@ -48,8 +48,7 @@ class Sources:
             except EnvironmentUnfitError:  # it is gone: another one may have them
                 continue
             if number == 0:
-                same = {name for name, digest in left.items() if digest is None and not _differs(engine, source, name)}
-                left = {name: digest for name, digest in left.items() if name not in same}
+                left = {name: tag for name, tag in left.items() if tag is not None or _differs(engine, source, name)}
             here = [
                 name
                 for name, digest in left.items()
@@ -57,7 +56,11 @@ class Sources:
             ]
             if here:
                 say(f"taking {', '.join(here)} from {environment.get('DOCKER_HOST') or environment['DOCKER_CONTEXT']}")
-                send(source, engine, here)
+                try:
+                    send(source, engine, here)
+                except EnvironmentUnfitError as error:
+                    say(str(error))
+                    continue
                 left = {name: digest for name, digest in left.items() if name not in here}
 
 
@@ -71,8 +74,8 @@ def has(engine: Engine, name: str, digest: str) -> bool:
 
 def _differs(engine: Engine, source: Engine, name: str) -> bool:
     """Whether an engine lacks an image that the source has, or has another one of that name."""
-    image = source.image(name)
-    return image is not None and _content(engine.image(name)) != _content(image)
+    image, own = source.image(name), engine.image(name)
+    return own is None or (image is not None and _content(own) != _content(image))
 
 
 def _content(image: Mapping[str, Any] | None) -> object:
