@@ -119,7 +119,7 @@ def test_when_an_engine_dies_each_cell_has_one_result_and_says_where_it_ran(
     try:
         await_condition(
             lambda: Counter(test["engine"] for test in run.results()),
-            lambda counts: counts[three[1].url] >= 2 or run.process.poll() is not None,
+            lambda counts: counts[three[1].url] >= 1 or run.process.poll() is not None,
             deadline_s=600,
         )
         three[1].lose_power()
