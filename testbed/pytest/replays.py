@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,9 +65,11 @@ def afterwards(
     Raises what `testbed.kernel.virtual.run` raises.
     """
     new = [file for file in files if not file.exists()]
-    most = 0 if config.option.collectonly else state.most_replays(config)
+    repeats = Replay.requested(os.environ) is not None
+    most = 0 if config.option.collectonly or repeats else state.most_replays(config)
+    earlier = _version(results.file_of(config))
     yield
-    if most and (tests := _failed(config, most)):
+    if most and _version(results.file_of(config)) != earlier and (tests := _failed(config, most)):
         say(
             f"replaying {len(tests)} failed test{'s'[: len(tests) > 1]} with the packets at every port and TCP_INFO "
             "(--testbed-replays 0: none)"
@@ -96,13 +99,20 @@ def _without(config: pytest.Config, files: Sequence[Path]) -> Iterator[None]:
             write_whole(file, content, below=config.invocation_params.dir)
 
 
+def _version(file: Path) -> tuple[int, int] | None:
+    """Tells a file from an earlier one in its place; None if there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns  # the other time is of the simulated clock
+
+
 def _failed(config: pytest.Config, most: int) -> list[StoredTest]:
     """The first tests that failed and whose packets have digests; of a search, the first alone."""
     from testbed.evidence import stored
 
     file = results.file_of(config)
-    if not file.is_file():
-        return []
     with file.open(encoding="utf-8") as lines:
         tests = stored.read(lines, name=file.name).tests
     failed = [test for test in tests if test.last.outcome is Verdict.FAILS and test.last.content.get("packets")]

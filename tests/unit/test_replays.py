@@ -72,8 +72,8 @@ class Kernel:
         return 1
 
 
-def session(folder: Path, tests: list[results.TestResult], run: Any, *, most: str | None = None) -> list[str]:
-    """What is told of a session that writes these results and a JUnit file."""
+def session(folder: Path, tests: list[results.TestResult] | None, run: Any, *, most: str | None = None) -> list[str]:
+    """What is told of a session that writes these results, or none, and a JUnit file."""
     options = {"--testbed-results": "report/results.jsonl", "--testbed-replays": most, "--testbed-seeds": None}
     config: Any = SimpleNamespace(
         getoption={"--virtual-time": True, **options}.get,
@@ -82,7 +82,8 @@ def session(folder: Path, tests: list[results.TestResult], run: Any, *, most: st
     )
     lines: list[str] = []
     with replays.afterwards(config, run, lines.append, files=[folder / "junit.xml"]):
-        lay_out(folder / "report" / "results.jsonl", tests)
+        if tests is not None:
+            lay_out(folder / "report" / "results.jsonl", tests)
         (folder / "junit.xml").write_text("<of the first run/>")
     return lines
 
@@ -147,6 +148,21 @@ def test_nothing_is_replayed_where_nothing_failed_or_nobody_wants_it(
 ) -> None:
     kernel = Kernel(tmp_path)
     assert session(tmp_path, tests, kernel, most=most) == []
+    assert kernel.requests == []
+
+
+def test_what_an_earlier_session_has_written_is_not_replayed(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path)
+    lay_out(tmp_path / "report" / "results.jsonl", [result_of("b")])
+    assert session(tmp_path, None, kernel) == []
+    assert kernel.requests == []
+
+
+def test_a_replay_is_not_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in Replay(tests=("t.py::b",), into="elsewhere").environment().items():
+        monkeypatch.setenv(name, value)
+    kernel = Kernel(tmp_path)
+    assert session(tmp_path, [result_of("b")], kernel) == []
     assert kernel.requests == []
 
 
