@@ -105,7 +105,7 @@ def test_three_engines_take_well_below_the_time_of_one_and_images_are_sent_once(
         tests = run.results()
         assert Counter(test["outcome"] for test in tests) == {"passed": _CELLS}
         assert {test["engine"] for test in tests} == {engine.url for engine in three[:count]}
-        sent = [line for line in run.output.splitlines() if ": taking " in line]
+        sent = [line for line in run.output.splitlines() if " from unix://" in line]
         sys.stderr.write(f"{count} engines: {took_s[count]:.1f} s\n")
         assert len(sent) == (4 if count == 3 else 0)  # the agent's image and the stack's, to two engines
         shutil.copy(run.folder / "report" / "results.jsonl", tmp_path / f"{count}.jsonl")
