@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-_NOT_COMPARED = ("captures", "replay", "packets", "earlier_attempts", "replayed")
-"""Of what the results say of a test: what tells of nothing that it did, and what is compared by itself."""
+_NOT_COMPARED = (
+    "captures", "replay", "packets", "earlier_attempts", "replayed", "elapsed_s", "stacks_s", "engine", "given_back_by",
+)  # fmt: skip
+"""Of what the results say of a test: what tells of nothing that it did, what its set-up took, and what is compared by
+itself."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+>")
 """Of an object of Python's, in its repr: where it lies in memory changes nothing, and depends on what is kept there."""

@@ -35,6 +35,7 @@ REASONS = {
     "it takes a minute; tests/lab/test_virtual_time.py runs ten seeds": r"^\$ pytest --virtual-time --testbed-seeds",
     "it takes a minute; tests/lab/test_virtual_time.py compares versions": r"^\$ testbed ab --virtual-time",
     "it takes a minute; tests/lab/test_virtual_replay.py runs such replays": r"^\$ testbed replay",
+    "it takes a minute; tests/lab/test_virtual_replay.py runs such a test": r"^\$ pytest --virtual-time",
     "it asks for another machine, which tests do not have": "DOCKER_HOST=ssh://",
     "tests/lab/test_podman.py starts that service in a place of its own": "podman system service",
     "it is for Windows": "usermod",
