@@ -79,8 +79,9 @@ def test_the_doctor_finds_nothing_missing_and_names_it(podman: dict[str, str]) -
 
 
 def test_links_are_impaired_cut_observed_and_proven(podman: dict[str, str]) -> None:
-    flows = "test_3 or test_5 or test_7 or test_9 or test_10"
+    flows = "test_3 or test_5 or test_9 or test_10"
     passes(podman, f"{HERE}/test_flows_of_readme.py", f"{HERE}/test_impairments_are_real.py", "-k", f"{flows} or real")
+    passes(podman, f"{HERE}/test_flows_of_readme.py", "-k", "test_7")  # after it, names are not resolved for a while
 
 
 def test_the_demonstration_measures_by_our_clock_what_podman_stamps_by_the_second(podman: dict[str, str]) -> None:
