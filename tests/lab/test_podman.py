@@ -1,4 +1,4 @@
-"""Podman's service in place of Docker's engine, as root and without systemd, started beside the machine's engine."""
+"""Podman's service in place of Docker's engine, as root and without systemd, started beside the machine's; by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lab.engines import PODMAN, engine_beside, findings, passes
 
 LABS = ("compose",)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.by_hand, pytest.mark.timeout(900)]
 
 _CHECKED = """
 services:

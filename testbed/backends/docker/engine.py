@@ -41,7 +41,7 @@ _USERS = {"rootless": "rootless", "userns": "with users of its own for container
 """Engines whose root is not the machine's, by their security options."""
 _UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 _THE_KERNELS = ("/dev", "/proc", "/sys")
-_PODMANS_API = "v4.0.0"
+_PODMANS_API = "/v4.0.0/libpod"
 _PS, _PODMANS_PS = "-eo pid,ppid,args --sort=start_time", "pid,ppid,hpid,args"
 """What `leaders` reads: the numbers are of the engine's machine; Podman's are the container's but for the third."""
 _LISTS = (
@@ -350,7 +350,8 @@ class Engine:
         except docker.errors.NotFound:
             return
         except docker.errors.APIError as error:
-            if error.status_code != requests.codes.conflict:  # "removal is already in progress"
+            going = error.status_code == requests.codes.conflict  # "removal is already in progress"
+            if not going and not (self.is_podman and self.await_removed(container, _ANSWERS_WITHIN_S)):
                 raise
 
     def await_removed(self, container: Container, deadline_s: float) -> bool:
@@ -383,8 +384,7 @@ class Engine:
 
     def check_health(self, id_: str) -> None:
         """Have Podman run a container's health check once, and note its result."""
-        url = f"{self._api.base_url}/{_PODMANS_API}/libpod/containers/{id_}/healthcheck"
-        self._api.get(url, timeout=_WORKS_FOR_S)
+        self._api.get(f"{self._api.base_url}{_PODMANS_API}/containers/{id_}/healthcheck", timeout=_WORKS_FOR_S)
 
     def container(self, id_: str) -> Container:
         """A container by its id. Raises LabError if it is gone."""
