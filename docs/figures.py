@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from testbed.commands.results import load
 from testbed.evidence.metric import Metric
+from testbed.report.files import load
 
 _FROM_SAMPLES = 9
 """That many samples of one test are drawn as a line, in order."""

@@ -21,8 +21,8 @@ from testbed.backends.docker.engine import Engine
 from testbed.backends.local import images as local_images
 from testbed.commands.console import OUT, say, write
 from testbed.commands.options import command, example
-from testbed.commands.results import is_results
 from testbed.errors import EnvironmentUnfitError
+from testbed.report.files import is_results
 from testbed.text import several
 from testbed.units import parse_time
 

@@ -9,12 +9,13 @@ import click
 
 from testbed.commands.console import OUT
 from testbed.commands.options import command, example
-from testbed.commands.results import DEFAULT_FILE, is_results, load
+from testbed.commands.results import DEFAULT_FILE
 from testbed.errors import Problems, UserError
 from testbed.evidence import merging, stored
 from testbed.evidence.stored import Session
 from testbed.reading import read_text
 from testbed.report import junit, page, run
+from testbed.report.files import is_results, load
 from testbed.text import several
 from testbed.writing import make_room, write_whole
 

@@ -14,7 +14,7 @@ import click
 
 from testbed.commands.console import OUT, say
 from testbed.commands.options import command, example
-from testbed.commands.results import DEFAULT_FILE, is_results, load
+from testbed.commands.results import DEFAULT_FILE
 from testbed.errors import InvalidValueError, LabError
 from testbed.evidence.replaying import Replay
 from testbed.evidence.stored import Session, StoredTest
@@ -23,6 +23,7 @@ from testbed.judge.sameness import Sameness, compare
 from testbed.kernel import virtual
 from testbed.lab import keeping
 from testbed.lab.trails import neighbourhood
+from testbed.report.files import is_results, load
 from testbed.text import several, shown, visible
 
 _MOST_SHOWN = 10

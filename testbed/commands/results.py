@@ -8,35 +8,17 @@ from pathlib import Path
 
 import click
 
-from testbed import reading
 from testbed.commands.console import OUT
 from testbed.commands.options import command, example
 from testbed.errors import InvalidValueError, Problems
 from testbed.evidence import results as written
-from testbed.evidence import stored
-from testbed.evidence.results import HEAD_CHARACTERS, is_head
 from testbed.evidence.stored import Session
+from testbed.report.files import load
 from testbed.report.results import print_session
 from testbed.resources import resource
 
 DEFAULT_FILE = Path("report", "results.jsonl")
-_MOST_BYTES = 1 << 30
 _SUFFIX = ".jsonl"
-
-
-def is_results(file: Path) -> bool:
-    """Whether a file is a session's results."""
-    try:
-        with file.open(encoding="utf-8") as lines:
-            return is_head(lines.readline(HEAD_CHARACTERS))
-    except (OSError, ValueError):
-        return False
-
-
-def load(path: Path) -> Session:
-    """The session of a results file. Raises InvalidValueError with every problem: see `stored.read`."""
-    text = reading.read_text(path, most_bytes=_MOST_BYTES)
-    return stored.read(text.splitlines(keepends=True), name=str(path))
 
 
 def load_all(path: Path) -> list[Session]:

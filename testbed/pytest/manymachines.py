@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InvalidValueError, UserError
-from testbed.evidence import stored
 from testbed.evidence.stored import Session
 from testbed.judge.division import Shard
+from testbed.reading import UnreadableError, read_text
 from testbed.text import shown
 
 
@@ -33,12 +33,13 @@ def check_shard(config: pytest.Config) -> None:
 
 def recorded(path: Path) -> Session:
     """An earlier run, whose tests tell how long they took. Raises InvalidValueError."""
+    from testbed.report.files import load
+
     try:
-        with path.open(encoding="utf-8") as lines:
-            return stored.read(lines, name=str(path))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidValueError(f"--testbed-durations={shown(str(path))}: cannot be read: {reason}") from None
+        return load(path)
+    except InvalidValueError as error:
+        reason = error.reason if isinstance(error, UnreadableError) else error
+        raise InvalidValueError(f"--testbed-durations={shown(str(path))}: {reason}") from None
 
 
 def engines(text: str, folder: Path) -> dict[str, dict[str, str]]:
@@ -50,10 +51,12 @@ def engines(text: str, folder: Path) -> dict[str, dict[str, str]]:
     words = text.split(",")
     try:
         if (path := folder / text).is_file():
-            words = [line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+            words = [line.partition("#")[0] for line in read_text(path).splitlines()]
             words = [word for word in words if word.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except UnreadableError as error:
+        raise UserError(f"{where}: {error.reason}") from None
+    except (OSError, ValueError):  # too long for a path, or none
+        words = text.split(",")
     names = [word.strip() for word in words]
     problems = []
     if not all(names) or not names:

@@ -171,7 +171,7 @@ class ResultsFile:
         config = self._config
         problems, not_up = config.stash[PROBLEMS], why_not_up(config)
         concerned = bool(self._tests or problems or not_up or DIVISION in config.stash)
-        if not concerned and (int(session.exitstatus) not in _CUT_SHORT or not _is_ours(file_of(config))):
+        if not concerned and (int(session.exitstatus) not in _CUT_SHORT or not _is_there(file_of(config))):
             return
         if config.option.collectonly:
             return
@@ -252,12 +252,8 @@ _CUT_SHORT = (2, 3, 4)
 """Exit statuses of pytest's that say that tests may not have been run: interrupted, internal error, wrong use."""
 
 
-def _is_ours(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     """Whether there is a results file of ours, which says what is true no more."""
-    from testbed.evidence.results import HEAD_CHARACTERS, is_head
+    from testbed.report.files import is_results
 
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return is_head(lines.readline(HEAD_CHARACTERS))
-    except (OSError, ValueError):
-        return False
+    return is_results(path)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from testbed import Lab
-from testbed.commands.results import load
 from testbed.lab.waiting import await_condition
+from testbed.report.files import load
 from tests.lab import truth
 from tests.lab.conftest import HERE
 from tests.lab.test_hosts_that_go import ASK

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from testbed import Lab, Program, Result
-from testbed.commands.results import load
 from testbed.evidence.verdict import Verdict
 from testbed.lab.waiting import await_condition
+from testbed.report.files import load
 from tests.lab.conftest import Datagrams, cli, stack_from_anywhere
 
 _CONNECT = """

@@ -24,8 +24,8 @@ import pytest
 from testbed.backends.docker.engine import RUN_LABEL, Engine, NoEngineError
 from testbed.backends.docker.runs import StackRun, clear_stale, runs
 from testbed.backends.local.images import cache
-from testbed.commands.results import load
 from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.report.files import load
 from tests import archives
 from tests.archives import entry, link
 from tests.lab.conftest import ROOT, stack_from_anywhere

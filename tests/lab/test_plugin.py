@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from testbed.commands.results import load
+from testbed.report.files import load
 from tests.lab.conftest import ROOT
 
 _HOST = (

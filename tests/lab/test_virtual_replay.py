@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from testbed.commands.results import load
 from testbed.kernel import building, bytecode
 from testbed.observe import pcapng
+from testbed.report.files import load
 from tests.lab.programs import exchange_project
 
 pytestmark = [

@@ -23,7 +23,7 @@ from testbed.pytest import manymachines
 from tests.unit.test_results import FAKE, VALIDATOR
 
 SUITE = """
-import os, pathlib, time
+import os, pathlib
 
 ENGINE = os.environ.get("DOCKER_HOST", "unix:///none")
 
@@ -40,7 +40,6 @@ def test_cell(fake, n):
     if dies in ("all", mine.name) and mine.exists():
         mine.unlink()
     assert mine.exists(), "the engine does not answer"
-    time.sleep(0.2)
 """
 
 

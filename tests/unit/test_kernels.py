@@ -176,25 +176,25 @@ def test_a_kernel_that_dies_fails_its_test_and_the_rest_of_its_share_is_run(tmp_
 
 def test_the_first_failure_ends_all_kernels(tmp_path: Path) -> None:
     suite = """
+import signal
 from pathlib import Path
-import time
+from testbed.lab.waiting import await_condition
 
 def test_waits():
     Path("waits").touch()
-    time.sleep(120)
+    signal.pause()
 
 def test_later():
     Path("later").touch()
 
 def test_fails():
-    while not Path("waits").exists():
-        time.sleep(0.01)
+    await_condition(Path("waits").exists, bool, deadline_s=50)
     assert 0
 
 def test_last():
     Path("last").touch()
 """
-    done = run(tmp_path, "-x", "-n", "2", suite=suite)  # within half the time that the first test waits
+    done = run(tmp_path, "-x", "-n", "2", suite=suite)  # or the first test would wait for ever
     assert (done.returncode, "stopping after 1 failures" in done.stdout) == (1, True), done.stdout
     assert {file for file in ("waits", "later", "last") if (tmp_path / file).exists()} == {"waits"}
 

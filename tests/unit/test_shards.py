@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -21,6 +22,7 @@ from testbed.evidence import merging, stored
 from testbed.evidence.stored import Session
 from testbed.judge.division import Shard, divided, loads_ms
 from testbed.report import junit
+from testbed.report.files import is_results
 from tests.unit.test_results import FAKE, SCHEMA
 
 SUITE = """
@@ -198,6 +200,15 @@ def test_all_that_is_wrong_with_the_options_is_told_at_once(pytester: pytest.Pyt
             "*--testbed-durations='*none.jsonl': cannot be read: No such file*",
         ]
     )
+
+
+def test_durations_that_are_no_file_are_not_waited_for(pytester: pytest.Pytester) -> None:
+    os.mkfifo(pytester.path / "pipe")
+    words = ("--testbed-shard=1/1", "--testbed-seed=1", "--testbed-durations=pipe")
+    result = pytester.runpytest_subprocess(*words, timeout=60)
+    assert result.ret == 2
+    result.stderr.fnmatch_lines(["*--testbed-durations='*pipe': is a FIFO, and no file*"])
+    assert not is_results(pytester.path / "pipe")
 
 
 def load(path: Path) -> Session:
