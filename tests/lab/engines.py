@@ -1,41 +1,21 @@
-"""Engines beside the machine's, each with a network, mounts and images of its own; they end with the test."""
+"""Tests that run once more on an engine of another kind, beside the machine's."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from testbed import ComposeLab
-from testbed.backends.docker.images import ensure_netem
-from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE
-
-_ALONE = """
-mount --make-rprivate /
-mount -t tmpfs tmpfs /run
-mkdir -p /run/docker /run/lock
-ip link set lo up
-"""
-REMAPPED = """
-exec dockerd --userns-remap=default --data-root "$0/data" --exec-root "$0/run" --pidfile "$0/pid" \\
-     -H "unix://$0/socket" --default-address-pool base=10.213.0.0/16,size=24
-"""
-# The service runs as root may here: not above this process's limits, without systemd.
-PODMAN = """
-printf '[containers]\\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\\n' > "$0/containers.conf"
-export CONTAINERS_CONF="$0/containers.conf"
-exec podman --root "$0/data" --runroot "$0/run" --tmpdir "$0/tmp" --network-config-dir "$0/networks" \\
-     --cgroup-manager cgroupfs --events-backend file system service -t 0 "unix://$0/socket"
-"""
+from tests.lab.ownengines import engines, images_of
 
 
 @contextmanager
@@ -45,43 +25,11 @@ def engine_beside(stack: ComposeLab, start: str, *programs: str) -> Iterator[dic
         pytest.skip(f"not installed: {', '.join(missing)}")
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    images = [ensure_netem(stack.engine, lambda _text: None)]
-    images += [str(host.container.attrs["Config"]["Image"]) for host in stack.hosts.values()]
     with tempfile.TemporaryDirectory(prefix="testbed-engine-") as folder:
         os.chmod(folder, 0o711)  # noqa: S103  # its users look for their containers' roots below it
-        environment = {**os.environ, "DOCKER_HOST": f"unix://{folder}/socket"}
-        with Path(folder, "log").open("wb") as log:
-            engine = subprocess.Popen(
-                ["unshare", "--mount", "--net", "sh", "-c", _ALONE + start, folder],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-        def answers() -> bool:
-            done = subprocess.run(["docker", "version"], env=environment, capture_output=True, check=False)
-            return done.returncode == 0 or engine.poll() is not None
-
-        try:
-            await_condition(answers, bool, deadline_s=60)
-            assert engine.poll() is None, Path(folder, "log").read_text()
-            with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as saved:
-                subprocess.run(["docker", "load"], stdin=saved.stdout, env=environment, check=True, capture_output=True)
-            yield environment
-        finally:
-            _end(engine)
-
-
-def _end(engine: subprocess.Popen[bytes]) -> None:
-    """End an engine, and whatever is left in its network: Podman is no parent of what it starts."""
-    network = os.readlink(f"/proc/{engine.pid}/ns/net") if engine.poll() is None else None
-    engine.send_signal(signal.SIGTERM)
-    engine.wait(60)
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if os.readlink(process / "ns" / "net") == network:
-                os.kill(int(process.name), signal.SIGKILL)
+        with engines(Path(folder), 1, start=start) as (engine,):
+            engine.load(images_of(stack))
+            yield {**os.environ, "DOCKER_HOST": engine.url}
 
 
 def findings(environment: dict[str, str]) -> dict[str, str]:

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from testbed import ComposeLab
+from testbed.backends.docker.images import ensure_netem
 from testbed.lab.waiting import await_condition
 
-_START = """
+_ALONE = """
 mount --make-rprivate /
-mkdir -p /run/docker
-mount -t tmpfs tmpfs /run/docker
+mount -t tmpfs tmpfs /run
+mkdir -p /run/docker /run/lock
 ip link set lo up
+exec >"$0/log" 2>&1
+"""
+DOCKER = """
 dockerd --data-root "$0/data" --exec-root "$0/run" --pidfile "$0/pid" --cgroup-parent "$1" -H "unix://$0/socket" \\
-    --default-address-pool "base=10.$2.0.0/16,size=24" >"$0/log" 2>&1 &
+    --default-address-pool "base=10.$2.0.0/16,size=24" &
+wait
+"""
+REMAPPED = DOCKER.replace("dockerd", "dockerd --userns-remap=default")
+# It may set no limit above this process's, and there is no systemd.
+PODMAN = """
+printf '[containers]\\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\\n' > "$0/containers.conf"
+CONTAINERS_CONF="$0/containers.conf" podman --root "$0/data" --runroot "$0/run" --tmpdir "$0/tmp" \\
+    --network-config-dir "$0/networks" --cgroup-manager cgroupfs --events-backend file \\
+    system service -t 0 "unix://$0/socket" &
 wait
 """
 _ANSWERS_WITHIN_S = 120
+
+
+def images_of(stack: ComposeLab) -> list[str]:
+    """The images that a stack needs, the agent's included."""
+    of_hosts = [str(host.container.attrs["Config"]["Image"]) for host in stack.hosts.values()]
+    return [ensure_netem(stack.engine, lambda _text: None), *of_hosts]
 
 
 class OwnEngine:
@@ -44,6 +64,12 @@ class OwnEngine:
             ["docker", "-H", self.url, *words], capture_output=True, check=True, text=True, timeout=120
         ).stdout
 
+    def load(self, images: Iterable[str]) -> None:
+        """Give it images of the engine that this process uses."""
+        with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as saved:
+            argv = ["docker", "-H", self.url, "load"]
+            subprocess.run(argv, stdin=saved.stdout, check=True, capture_output=True)
+
     def lose_power(self) -> None:
         """End it and all its containers at once."""
         self._process.kill()  # the first process of a process namespace: the kernel kills the rest
@@ -58,8 +84,8 @@ class OwnEngine:
 
 
 @contextmanager
-def engines(folder: Path, count: int, *, first_pool: int = 220) -> Iterator[list[OwnEngine]]:
-    """So many engines. If we are killed, they are, too."""
+def engines(folder: Path, count: int, *, start: str = DOCKER, first_pool: int = 220) -> Iterator[list[OwnEngine]]:
+    """So many engines, each by this script. If we are killed, they are, too."""
     with ExitStack() as undo:
         started = []
         for number in range(count):
@@ -67,7 +93,7 @@ def engines(folder: Path, count: int, *, first_pool: int = 220) -> Iterator[list
             own.mkdir()
             cgroup = f"testbed-engine-{folder.name}-{number}"
             kept = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork"]
-            argv = [*kept, "--kill-child", "--mount-proc", "sh", "-c", _START, str(own), f"/{cgroup}"]
+            argv = [*kept, "--kill-child", "--mount-proc", "sh", "-c", _ALONE + start, str(own), f"/{cgroup}"]
             process = subprocess.Popen([*argv, str(first_pool + number)], stdin=subprocess.DEVNULL)
             engine = OwnEngine(own, process, cgroup)
             undo.callback(engine.clear)

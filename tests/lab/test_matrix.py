@@ -21,10 +21,9 @@ from xml.etree import ElementTree as Tree
 import pytest
 
 from testbed import ComposeLab
-from testbed.backends.docker.images import ensure_netem
 from testbed.lab.waiting import await_condition
 from tests.lab.conftest import stack_from_anywhere, users_environment
-from tests.lab.ownengines import OwnEngine, engines
+from tests.lab.ownengines import OwnEngine, engines, images_of
 
 LABS = ("compose",)
 
@@ -48,12 +47,9 @@ def three(stack: ComposeLab, tmp_path: Path) -> Iterator[list[OwnEngine]]:
     """Three engines, the first of which has the images of the paper's stack."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("dockerd", "setpriv", "unshare"))):
         pytest.skip("needs root, dockerd and util-linux")
-    images = [ensure_netem(stack.engine, lambda _text: None)]
-    images += [str(host.container.attrs["Config"]["Image"]) for host in stack.hosts.values()]
+    images = images_of(stack)
     with engines(tmp_path, 3) as started:
-        with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as saved:
-            argv = ["docker", "-H", started[0].url, "load"]
-            subprocess.run(argv, stdin=saved.stdout, check=True, capture_output=True)
+        started[0].load(images)
         yield started
 
 

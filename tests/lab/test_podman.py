@@ -11,7 +11,8 @@ import pytest
 
 from testbed import ComposeLab
 from tests.lab.conftest import HERE
-from tests.lab.engines import PODMAN, engine_beside, findings, passes
+from tests.lab.engines import engine_beside, findings, passes
+from tests.lab.ownengines import PODMAN
 
 LABS = ("compose",)
 
