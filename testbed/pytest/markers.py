@@ -53,6 +53,11 @@ def id_of(item: pytest.Item) -> str:
     return item.stash.get(ID, item.nodeid)
 
 
+def under(test: str, seed: int) -> str:
+    """What results and captures call a test that runs under several seeds."""
+    return f"{test} (seed {seed})"
+
+
 def marked(item: pytest.Item) -> bool:
     """Whether a test's markers impair a link, or shape a port."""
     return WANTED in item.stash and bool(item.stash[WANTED].by_marker or item.stash[WANTED].unknown)

@@ -19,7 +19,7 @@ import pytest
 
 from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.evidence.verdict import Verdict, words
-from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of, wanted
+from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of, under, wanted
 from testbed.pytest.stacks import OWN, SESSION_LAB, stack_of
 from testbed.pytest.state import (
     DIVISION,
@@ -223,7 +223,7 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     run.lab, run.wanted = lab, requests  # at once: an agent may die while it begins
     # This also heals the impairments of a test that uses `stack` alone.
     lab.lifecycle.begin(f"{run.seed}:{_seeded_by(item)}", requests.all_links)
-    name = id_of(item) if config.getoption("--testbed-seeds") is None else f"{id_of(item)} (seed {run.seed})"
+    name = id_of(item) if config.getoption("--testbed-seeds") is None else under(id_of(item), run.seed)
     folder = config.invocation_params.dir / "report" / "captures" / keeping.file_name(name)
     if (mode := config.getoption("--testbed-capture")) != "never":
         run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.invocation_params.dir)

@@ -18,6 +18,7 @@ import pytest
 from testbed.evidence.verdict import Verdict
 from testbed.pytest import state
 from testbed.pytest.again import afresh
+from testbed.pytest.markers import under
 
 if TYPE_CHECKING:
     from testbed.pytest.shrinking import Crash
@@ -229,7 +230,7 @@ class SeedCounts:
             if run.worst is not Verdict.INVALID:
                 self._measure(report.nodeid, seed, result["metrics"])
             run.replay = result["replay"]
-            kept = {**result, "id": f"{result['id']} (seed {seed})"} if run.worst is not None else None
+            kept = {**result, "id": under(result["id"], seed)} if run.worst is not None else None
             vars(report).update(testbed_result=kept)
 
     def _measure(self, name: str, seed: int, metrics: list[Mapping[str, Any]]) -> None:

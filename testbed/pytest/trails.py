@@ -13,7 +13,7 @@ import pytest
 from testbed.errors import LabError
 from testbed.evidence.replaying import Replay
 from testbed.kernel import variables
-from testbed.pytest.markers import id_of
+from testbed.pytest.markers import id_of, under
 from testbed.pytest.state import SEED
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Kept:
 
     def _names(self, item: pytest.Item) -> set[str]:
         name = id_of(item)
-        return {name, f"{name} (seed {self._config.stash[SEED]})"} & set(self._replay.tests)
+        return {name, under(name, self._config.stash[SEED])} & set(self._replay.tests)
 
     def wants(self, item: pytest.Item) -> bool:
         """Whether this test's packets are kept."""
