@@ -136,8 +136,9 @@ class Rejecting:
 
     def counts(self, key: int) -> dict[str, int] | None:
         """What became of a sender's rejected packets so far; None if it has no tap."""
-        tap = self._taps.get(key)
-        return None if tap is None else dict(tap.counts)
+        with self._changed:  # a reply that has arrived, and is not counted yet, holds it
+            tap = self._taps.get(key)
+            return None if tap is None else dict(tap.counts)
 
     def _serve(self) -> None:
         while True:

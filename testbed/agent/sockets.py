@@ -38,6 +38,9 @@ _LISTENERS_EVERY = 5
 _MOST_SINGLE = 12
 _DUMP_EVERY_S = 0.5
 _MOST_BYTES = 64 << 20
+LAST_WORDS_S = 0.3
+"""How long the end waits for the last states of sockets that are gone: the kernel reports them from a work queue. Those
+that a program still holds, though they are closed, are reported later or never."""
 
 
 class Watch:
@@ -62,6 +65,8 @@ class Watch:
         self._dumped = 0.0
         self._gone = False
         """Whether a known socket no longer exists."""
+        self._unreported: set[bytes] = set()
+        """The identities of known sockets that no longer exist, and whose last state was not reported yet."""
         self._started = self._ended = time.monotonic()
         self._diag = sockdiag.connect(timeout_s=1.0)
         self._destroyed = sockdiag.connect(groups=sockdiag.DESTROYED, timeout_s=0.0)
@@ -78,7 +83,7 @@ class Watch:
     def stop(self) -> None:
         """Take a last sample and end."""
         os.write(self._woken, b"x")
-        self._thread.join(3)
+        self._thread.join(3 + LAST_WORDS_S)
         self._diag.close()
         self._destroyed.close()
         for descriptor in (self._woken, self._wake, *self._sockstat):
@@ -108,8 +113,7 @@ class Watch:
                 next_s = max(now + self._every_s, self._started + self.cpu_s / self._most_cpu)
                 while events := dict(poll.poll(max(next_s - time.monotonic(), 0.0) * 1000)):
                     if self._wake in events:
-                        self._sample()
-                        self._take_destroyed()
+                        self._take_last()
                         return
                     self._take_destroyed()
         except Refused as refused:
@@ -119,6 +123,18 @@ class Watch:
         finally:
             self.cpu_s = time.thread_time() - started_cpu
             self._ended = time.monotonic()
+
+    def _take_last(self) -> None:
+        """Keep the last state of every socket, also of those that have just gone."""
+        self._gone = True
+        self._sample()
+        poll = select.poll()
+        poll.register(self._destroyed, select.POLLIN)
+        deadline = time.monotonic() + LAST_WORDS_S
+        self._take_destroyed()
+        while self._unreported and (left_s := deadline - time.monotonic()) > 0:
+            poll.poll(left_s * 1000)
+            self._take_destroyed()
 
     def _sample(self) -> None:
         """Request the state of every socket: of the known ones one by one, unless there may be others."""
@@ -130,6 +146,7 @@ class Watch:
             self._counts, self._dumped, self._gone = counts, now, False
             self._diag.send(sockdiag.dump(_STATES))
             identities = self._take_replies(None)
+            self._unreported |= self.known.keys() - set(identities)
             self.known = {identity: self.known[identity] for identity in identities}
             others = [identity for identity in identities if self.known[identity][1] != _LISTEN]
             self._replies = [len(others), len(identities)]
@@ -191,7 +208,11 @@ class Watch:
             else:
                 self._kept.append(RECORD.pack(now, last, len(message)) + message)
                 self._kept_bytes += len(message) + RECORD.size
-        self.known[identity] = comparable
+        if last:
+            self.known.pop(identity, None)
+            self._unreported.discard(identity)
+        else:
+            self.known[identity] = comparable
         return identity
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.agent import sockdiag
 from testbed.agent import sockets as agent
 from testbed.agent.protocol import Refused
 from testbed.observe.tcp_info import Endpoint, TcpSocket, sockets
@@ -177,6 +180,41 @@ def test_a_connection_is_seen_while_it_lives_and_its_last_state_is_told_by_the_k
         earlier.time_ns <= later.time_ns
         for earlier, later in zip(connection.states, connection.states[1:], strict=False)
     )
+
+
+def test_the_last_state_is_awaited_that_the_kernel_reports_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reports them from a work queue, which waits for its turn on a busy machine."""
+    connect = sockdiag.connect
+    late, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ended = threading.Event()
+
+    def report(destroyed: socket.socket) -> None:
+        with destroyed, late, suppress(OSError):  # until the watch has ended
+            while True:
+                data = destroyed.recv(65536)
+                ended.wait()
+                late.send(data)
+
+    def connect_late(*, timeout_s: float, groups: int = 0) -> socket.socket:
+        if not groups:
+            return connect(timeout_s=timeout_s)
+        threading.Thread(target=report, args=[connect(groups=groups, timeout_s=60)], daemon=True).start()
+        ours.settimeout(timeout_s)
+        return ours
+
+    monkeypatch.setattr(sockdiag, "connect", connect_late)
+    monkeypatch.setattr(agent, "LAST_WORDS_S", 10.0)
+    watch = watching()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)), listener.accept()[0]:
+            seen_by = time.monotonic() + 5
+            while not any(port == int.from_bytes(known[3:5], "big") for known in list(watch.known)):
+                assert time.monotonic() < seen_by, "not seen in 5 s"
+                time.sleep(0.002)
+    threading.Timer(0.1, ended.set).start()
+    watch.stop()
+    assert watched(watch, port).final.last
 
 
 def test_a_socket_that_nothing_happens_to_is_kept_once() -> None:
