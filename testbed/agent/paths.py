@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import splice
+from . import devices, splice
 from .attached import AttachedPort
 from .batch import Batch
 from .kernelpool import KernelPool
+
+TAKES_WITHIN_S = 5.0
+"""A kernel that runs takes a frame from its taps within this time, on the busiest machine."""
+_LOOK_AGAIN_S = 0.02
 
 
 def amiss(ports: Mapping[str, AttachedPort | None], kernels: KernelPool, tc: Batch) -> dict[str, dict[str, Any]]:
@@ -23,7 +28,7 @@ def amiss(ports: Mapping[str, AttachedPort | None], kernels: KernelPool, tc: Bat
         else:
             problems[name] = port.devices_amiss()
             present.append(port)
-    shown = _shown(tc, [redirect for port in present for redirect in port.outer])
+    shown = _shown(tc, (redirect.show() for port in present for redirect in port.outer))
     for port in present:
         problems[port.name] += splice.missing(port.outer, shown)
     for kernel in kernels.running:
@@ -32,15 +37,47 @@ def amiss(ports: Mapping[str, AttachedPort | None], kernels: KernelPool, tc: Bat
             for port in carried:
                 problems[port.name].append(f"the carried kernel {kernel.name} stands still: its process is stopped")
             continue
-        shown = _shown(kernel.tc, [redirect for port in carried for redirect in port.inner])
+        shown = _shown(kernel.tc, (redirect.show() for port in carried for redirect in port.inner))
         links = kernel.links(dict.fromkeys(name for port in carried for name in _devices(port)))
         for port in carried:
             for name in _devices(port):
                 if links[name] != "up":
                     problems[port.name].append(f"{name} in the carried kernel is {links[name]}")
             problems[port.name] += splice.missing(port.inner, shown)
+        ports_of = {tap: port for port in carried for tap in port.sides().values() if tap is not None}
+        for tap, count in untaken(ports_of, tc).items():
+            problems[ports_of[tap].name].append(
+                f"{count} frames wait at the tap {tap}, and the carried kernel {kernel.name} takes none of them"
+            )
     names = {port.name for port in present}
     return {name: {"amiss": texts, "gone": name not in names} for name, texts in problems.items()}
+
+
+def untaken(taps: Iterable[str], tc: Batch) -> dict[str, int]:
+    """The taps from which a kernel that runs takes no frames though there are some, and how many wait.
+
+    A tap's qdisc counts the frames that it gave to the tap, and the tap those that were read from it, or did not fit.
+    """
+    lines = {f"qdisc show dev {tap}": tap for tap in taps}
+    handed = {
+        lines[line]: sum(row.get("packets", 0) for row in rows if row.get("root"))
+        for line, rows in _shown(tc, lines).items()
+    }
+    before = {tap: _taken(tap) for tap in handed}
+    standing = {tap: handed[tap] - taken for tap, taken in before.items() if taken is not None and taken < handed[tap]}
+    deadline = time.monotonic() + TAKES_WITHIN_S
+    while standing and time.monotonic() < deadline:
+        standing = {tap: count for tap, count in standing.items() if _taken(tap) == before[tap]}
+        time.sleep(_LOOK_AGAIN_S)
+    return standing
+
+
+def _taken(tap: str) -> int | None:
+    """The frames that left a tap's queue; None if the tap is gone."""
+    try:
+        return devices.statistic(tap, "tx_packets") + devices.statistic(tap, "tx_dropped")
+    except OSError:
+        return None
 
 
 def _devices(port: AttachedPort) -> list[str]:
@@ -48,9 +85,9 @@ def _devices(port: AttachedPort) -> list[str]:
     return list(dict.fromkeys(name for redirect in port.inner for name in (redirect.source, redirect.target)))
 
 
-def _shown(tool: Batch, redirects: Sequence[splice.Redirect]) -> dict[str, Any]:
-    """The read-backs of redirects, by line; none for a line that fails."""
-    lines = list(dict.fromkeys(redirect.show() for redirect in redirects))
+def _shown(tool: Batch, lines: Iterable[str]) -> dict[str, Any]:
+    """The read-backs, by line; none for a line that fails."""
+    lines = list(dict.fromkeys(lines))
     output = tool.run(lines)
     failed = {complaint["line"] for complaint in output.complaints}
     return dict(zip((line for line in lines if line not in failed), output.shown, strict=False))
