@@ -15,15 +15,15 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import docker
-import docker.context
 import docker.errors
 import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
+from testbed.backends.docker.endpoint import Endpoint, endpoint
+from testbed.backends.docker.sessions import Sessions
 from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 from testbed.text import shown
@@ -127,9 +127,14 @@ class Engine:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Connect, by these variables or this process's; raises EnvironmentUnfitError saying what came back."""
-        self._environment = _leading(os.environ if environment is None else environment)
+        self._environment = dict(os.environ if environment is None else environment)
+        self._endpoint = _endpoint(self._environment)
+        if self._endpoint.url.startswith("ssh:"):
+            self._environment["DOCKER_HOST"] = self._endpoint.url
         try:
-            self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S, environment=dict(self._environment))
+            self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S, environment=self._environment)
+            if self._endpoint.url.startswith("ssh:"):
+                Sessions(vars(self._client.api)["_custom_adapter"])
             version = self._client.version()
             self.version: str = version["Version"]
             self.is_podman = any("Podman" in part["Name"] for part in version.get("Components") or ())
@@ -152,12 +157,12 @@ class Engine:
     @property
     def address(self) -> str:
         """Where it is."""
-        return str(self._api.base_url).replace("http+docker://localhost", "the local socket")
+        return "the local socket" if self.machine is None else self._endpoint.url
 
     @property
     def machine(self) -> str | None:
         """The name or address of its machine; None if it is this one."""
-        return urlsplit(self._environment.get("DOCKER_HOST", "")).hostname  # as the engine's client reads it
+        return self._endpoint.machine
 
     # --- images ----------------------------------------------------------------------------------
 
@@ -562,12 +567,13 @@ def _label_filter(labels: Mapping[str, str]) -> list[str]:
     return [f"{key.replace('_', '.')}={value}" for key, value in labels.items()]
 
 
-def _leading(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """These variables; raises NoEngineError for a context that is not there: docker-py would take the default one."""
-    name = environment.get("DOCKER_CONTEXT")
-    if name and not environment.get("DOCKER_HOST") and docker.context.ContextAPI.get_context(name) is None:
-        raise NoEngineError(f"there is no Docker context {shown(name)}", "`docker context ls` lists them.")
-    return environment
+def _endpoint(environment: Mapping[str, str]) -> Endpoint:
+    """Where the engine is; raises NoEngineError for a context that is not there: docker-py would take the default."""
+    if (where := endpoint(environment)) is None:
+        name = environment.get("DOCKER_CONTEXT")
+        which = shown(name) if name else "of the name that ~/.docker/config.json has as currentContext"
+        raise NoEngineError(f"there is no Docker context {which}", "`docker context ls` lists them.")
+    return where
 
 
 def _unreachable(error: Exception, environment: Mapping[str, str]) -> NoEngineError:
