@@ -46,7 +46,12 @@ def page(session: Session) -> Page:
         for test in tests
         if test.flaky
     ]
-    facts = [("started", session.started), ("seed", str(session.seed)), *machine_rows(session.machine)]
+    facts = [
+        ("started", session.started),
+        ("seed", str(session.seed)),
+        *machine_rows(session.machine),
+        *_engines(tests),
+    ]
     return Page(
         title="testbed: tests over bad networks",
         lead=lead,
@@ -80,6 +85,7 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> MatrixCell:
         parts.append(Text(title="To run it again under the same network", text=visible(last.replay), copied=True))
     parts += links(last.content["links"])
     parts += metrics(last.metrics)
+    parts += _engine(last.content)
     parts += _replayed(last.content.get("replayed"))
     parts += details(last.content, outputs)
     parts += _earlier(test.attempts[:-1])
@@ -91,6 +97,22 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> MatrixCell:
         brief=", ".join(brief),
         parts=parts,
     )
+
+
+def _engines(tests: Sequence[StoredTest]) -> Iterator[tuple[str, str]]:
+    """The engines that tests ran on, with the number of tests of each, and those that gave tests back."""
+    ran = Counter(engine for test in tests if (engine := test.last.content.get("engine")))
+    gave_back = Counter(engine for test in tests for engine in test.last.content.get("given_back_by") or ())
+    for engine in sorted(ran | gave_back):
+        back = f", gave back {gave_back[engine]}" if engine in gave_back else ""
+        yield visible(engine), f"tests: {ran[engine]}{back}"
+
+
+def _engine(content: Mapping[str, Any]) -> Iterator[Text]:
+    """The engine that a test ran on, and those that gave it back."""
+    if engine := content.get("engine"):
+        before = "".join(f"{other}: gave it back\n" for other in content.get("given_back_by") or ())
+        yield Text(title="Engine", text=visible(f"{before}{engine}"))
 
 
 def _replayed(content: Mapping[str, Any] | None) -> Iterator[Part]:

@@ -18,8 +18,11 @@ from xml.etree import ElementTree as Tree
 import pytest
 
 from testbed.errors import UserError
+from testbed.evidence import stored
 from testbed.judge.division import longest_first
 from testbed.pytest import manymachines
+from testbed.report import run as report
+from testbed.report.page import Text
 from tests.unit.test_results import FAKE, VALIDATOR
 
 SUITE = """
@@ -120,6 +123,10 @@ def test_the_tests_of_an_engine_that_dies_run_on_others_and_have_one_result_each
     back = [test for test in tests if test["given_back_by"]]
     assert back
     assert {engine for test in back for engine in test["given_back_by"]} == {engines[1]}  # type: ignore[attr-defined]
+    page = report.page(stored.read((pytester.path / "report" / "results.jsonl").read_text().splitlines(), name="it"))
+    assert (engines[1], f"tests: 0, gave back {len(back)}") in page.facts
+    (of_it,) = [cell for cell in page.cells if cell.row == back[0]["id"]]
+    assert Text(title="Engine", text=f"{engines[1]}: gave it back\n{back[0]['engine']}") in of_it.parts
     cases = [case.get("name") for case in Tree.parse(pytester.path / "junit.xml").iter("testcase")]  # noqa: S314  # ours
     assert sorted(map(str, cases)) == [f"test_cell[{n}]" for n in range(8)]
     result.stdout.fnmatch_lines([f"engine {engines[1]} does not answer any more (*); run on others: *test_cell*"])
