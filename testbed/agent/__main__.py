@@ -32,6 +32,7 @@ def main() -> int:
         "role",
         choices=(
             "ports",
+            "within",
             "capture",
             "inside",
             "signal",
@@ -65,8 +66,8 @@ def main() -> int:
         return virtual.outside()
     if role.role == "simulated":
         virtual.first(role.machine)
-    if role.role == "ports":
-        with ports.AttachedPorts(tag=role.tag) as beside:
+    if role.role in ("ports", "within"):
+        with ports.AttachedPorts(tag=role.tag, within=role.role == "within") as beside:
             operations = {**beside.operations(), **probes.Probes().operations()}
             protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "capture":

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from . import devices, offloads, splice
 from .batch import Batch
 from .carried import CLOCK_DEVICE, FRAME_BYTES, QUEUE_ETHERTYPE, CarriedKernel
-from .detour import Detour
+from .detour import Detour, Diversion
 from .leftover import stages_of
 from .localtc import LocalTc
 from .netlink import Netlink, intermediate, up, without_addresses
@@ -110,7 +110,7 @@ class AttachedPort(abc.ABC):
     def _send_as_before(self, before: dict[str, bool]) -> None:
         self._before_gateway = None
         if self.bridge is not None:
-            _quietly(offloads.put_back, self.bridge, before)
+            quietly(offloads.put_back, self.bridge, before)
 
     @property
     def inner(self) -> list[splice.Redirect]:
@@ -170,7 +170,7 @@ class AttachedPort(abc.ABC):
             raise
         self._last_index, self.device_index = self.device_index, stage_index
         self.device, self.last = stage, last
-        self.undo.callback(_quietly, self.remove_stage)
+        self.undo.callback(quietly, self.remove_stage)
 
     def remove_stage(self) -> None:
         """Undo `make_stage`, if the port is staged. The device has no qdiscs then."""
@@ -248,7 +248,7 @@ class HostPort(AttachedPort):
                 f"Load it (modprobe ifb) or use --netem carried"
             ) from None
         self._ifb_index = index = socket.if_nametoindex(self._ifb)
-        self.undo.callback(_quietly, devices.delete_device, self._ifb)
+        self.undo.callback(quietly, devices.delete_device, self._ifb)
         mtu = int((devices.SYS_NET / self.veth / "mtu").read_text())
         with Netlink() as here:
             here.apply([without_addresses(index, mtu=mtu, queue_packets=devices.QUEUE_PACKETS), up(index)])
@@ -278,7 +278,7 @@ class HostPort(AttachedPort):
         queue_packets = int((devices.SYS_NET / self.veth / "tx_queue_len").read_text())
         if queue_packets != devices.QUEUE_PACKETS:
             devices.set_queue(self.ifindex, devices.QUEUE_PACKETS)
-            self.undo.callback(_quietly, self._set_queue_back, queue_packets)
+            self.undo.callback(quietly, self._set_queue_back, queue_packets)
         self.undo.callback(self._clear_root)
 
     def _set_queue_back(self, packets: int) -> None:
@@ -308,14 +308,7 @@ class HostPort(AttachedPort):
         return super().devices_amiss() + ([] if self.last is None else splice.amiss(devices.device(self.device)))
 
     def _add_ifb(self, name: str) -> int:
-        mtu = int((devices.SYS_NET / self.veth / "mtu").read_text())
-        with Netlink() as here:
-            try:
-                here.apply([intermediate(name, 0)])
-            except Refused as refused:
-                raise Refused(f"this machine's kernel makes no ifb device ({refused}): modprobe ifb") from None
-            index = socket.if_nametoindex(name)
-            here.apply([without_addresses(index, mtu=mtu, queue_packets=devices.QUEUE_PACKETS), up(index)])
+        index = add_ifb(name, self.veth)
         self.open_gate()
         return index
 
@@ -372,7 +365,7 @@ class CarriedPort(AttachedPort):
         self.device, self.entry = f"vec{2 * number}", f"vec{2 * number + 1}"
         self._end, self.gate = f"tb{tag}{number}a", f"tb{tag}{number}b"
         self._persistent_taps = persistent_taps
-        self._detour: Detour | None = None
+        self._detour: Diversion | None = None
         self._passed_before: dict[str, dict[str, int]] = {}
         self._queues_shown = False
         self._entry_index = 0
@@ -389,10 +382,10 @@ class CarriedPort(AttachedPort):
         for device, tap in pairs:
             if self._persistent_taps:
                 make_tap(tap)
-                self.undo.callback(_quietly, devices.delete_device, tap)
+                self.undo.callback(quietly, devices.delete_device, tap)
             self.kernel.plug(device, tap, mtu=mtu)
-            self.undo.callback(_quietly, self.kernel.unplug, device)
-            self.undo.callback(_quietly, self.kernel.ip.run, [f"link set dev {device} down"])
+            self.undo.callback(quietly, self.kernel.unplug, device)
+            self.undo.callback(quietly, self.kernel.ip.run, [f"link set dev {device} down"])
         lines = [f"link set dev {device} txqueuelen {devices.QUEUE_PACKETS} promisc on up" for device, _ in pairs]
         shows = [f"link show dev {device}" for device, _ in pairs]
         shown = self.kernel.ip.checked([*lines, *shows]).shown
@@ -402,7 +395,7 @@ class CarriedPort(AttachedPort):
             # UML's driver turns super-packets on when it opens the tap, but its buffers hold single packets.
             offloads.switch_off(tap)
         self.kernel.tc.checked(list(splice.lines(self.inner)))
-        self._detour = Detour(self.veth, self.ifindex, end=self._end, gate=self.gate)
+        self._detour = self._new_detour()
         self.bridge = self._detour.bridge
         self.has_gate = True
         self._detour.prepare(self.tc.batch(), mtu=mtu, queue_packets=devices.QUEUE_PACKETS)
@@ -410,9 +403,12 @@ class CarriedPort(AttachedPort):
         self.undo.callback(self._remove_detour, self._detour)
         self.released = True
 
-    def _remove_detour(self, detour: Detour) -> None:
+    def _new_detour(self) -> Diversion:
+        return Detour(self.veth, self.ifindex, end=self._end, gate=self.gate)
+
+    def _remove_detour(self, detour: Diversion) -> None:
         if self.exists:
-            _quietly(detour.remove, self.tc.batch())
+            quietly(detour.remove, self.tc.batch())
 
     def release(self) -> None:
         """Take the detour out; the qdiscs stay in the kernel."""
@@ -426,7 +422,7 @@ class CarriedPort(AttachedPort):
             self.released = False
 
     @property
-    def _prepared(self) -> Detour:
+    def _prepared(self) -> Diversion:
         if self._detour is None:
             raise Refused(f"port {self.name} was not prepared")
         return self._detour
@@ -521,6 +517,19 @@ class CarriedPort(AttachedPort):
         return {"to_host": _way(self.gate, self._end), "from_host": _way(self._end, self.gate)}
 
 
+def add_ifb(name: str, beside: str) -> int:
+    """Create an ifb device in this machine's kernel, up, with another device's MTU; its ifindex. Raises Refused."""
+    mtu = int((devices.SYS_NET / beside / "mtu").read_text())
+    with Netlink() as here:
+        try:
+            here.apply([intermediate(name, 0)])
+        except Refused as refused:
+            raise Refused(f"this machine's kernel makes no ifb device ({refused}): modprobe ifb") from None
+        index = socket.if_nametoindex(name)
+        here.apply([without_addresses(index, mtu=mtu, queue_packets=devices.QUEUE_PACKETS), up(index)])
+    return index
+
+
 def _way(into: str, out_of: str) -> dict[str, int]:
     """What a carried kernel took from one tap and gave to another."""
     taken = {f"in_{unit}": devices.statistic(into, f"tx_{unit}") for unit in ("packets", "bytes")}
@@ -528,7 +537,7 @@ def _way(into: str, out_of: str) -> dict[str, int]:
     return {**taken, **given, "refused_packets": devices.statistic(into, "tx_dropped")}
 
 
-def _quietly(step: Callable[..., object], *arguments: Any) -> None:
+def quietly(step: Callable[..., object], *arguments: Any) -> None:
     """Take one step of putting things back. A failure is reported on stderr and does not stop the other steps."""
     try:
         step(*arguments)

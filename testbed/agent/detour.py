@@ -24,6 +24,7 @@ import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 from . import devices, splice
 from .batch import Batch
@@ -39,6 +40,34 @@ _FORWARDS_WITHIN_S, _LOOK_AGAIN_S = 5.0, 0.002
 # linux/if_bridge.h, struct __fdb_entry: address, port number, whether it is the port's own, age, high byte of number.
 _ENTRY = struct.Struct("=6sBBIBxH")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Diversion(Protocol):
+    """What leads a port's packets through a carried kernel, past it, and is removed."""
+
+    @property
+    def bridge(self) -> str | None:
+        """The bridge that the port is on, if it is seen from here."""
+
+    @property
+    def tap_macs(self) -> frozenset[bytes]:
+        """The MAC addresses of the taps, as the bridge learns them."""
+
+    @property
+    def redirects(self) -> list[splice.Redirect]:
+        """The redirects that exist while packets are led through."""
+
+    def prepare(self, tc: Batch, *, mtu: int, queue_packets: int) -> None:
+        """Set the taps up."""
+
+    def put_in(self, tc: Batch, held: AbstractContextManager[None]) -> None:
+        """Lead the port's packets through the carried kernel; ``held``: suspends that kernel."""
+
+    def take_out(self, tc: Batch) -> None:
+        """Lead packets past it."""
+
+    def remove(self, tc: Batch) -> None:
+        """Likewise, and leave nothing at the port."""
 
 
 class Detour:

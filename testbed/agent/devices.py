@@ -46,7 +46,10 @@ def name_of(ifindex: int) -> str:
     try:
         return socket.if_indextoname(ifindex)
     except OSError:
-        raise Refused(f"no interface with index {ifindex} here; is the agent on the engine's host network?") from None
+        raise Refused(
+            f"no interface with index {ifindex} here; is the agent on the engine's host network? "
+            f"Where no container can enter that network, as with a rootless Podman: --lab within"
+        ) from None
 
 
 def index_of(device: str) -> int | None:

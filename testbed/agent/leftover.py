@@ -49,6 +49,14 @@ def put_right(states: Sequence[Mapping[str, Any]], tc: Batch) -> list[str]:
     with Netlink() as here:
         here.apply(changes)
     # Fails where there is none, which is as good.
-    tc.run([f"qdisc delete dev {name} {qdisc}" for name in existing for qdisc in _OUR_QDISCS])
+    # Of a host's own interface, which is on no bridge, the root is the host's.
+    tc.run(
+        [
+            f"qdisc delete dev {name} {qdisc}"
+            for name, state in existing.items()
+            for qdisc in _OUR_QDISCS
+            if state["bridge"] or qdisc != "root"
+        ]
+    )
     delete_ways_out(*(state["ifindex"] for state in existing.values()))
     return list(existing)

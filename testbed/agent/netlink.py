@@ -127,6 +127,13 @@ def reached_through(index: int, mac: bytes) -> NetlinkRequest:
     )
 
 
+def hardware_address(index: int, mac: bytes) -> NetlinkRequest:
+    """Give a device that is still down this MAC address."""
+    return NetlinkRequest(
+        f"{mac.hex(':')} of device {index}", _RTM_NEWLINK, 0, _link(index, 0) + _attribute(_IFLA_ADDRESS, mac)
+    )
+
+
 def queue(index: int, packets: int) -> NetlinkRequest:
     """Set the length of a device's queue; a classful qdisc takes its children's length from it."""
     return NetlinkRequest(f"queue of device {index}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_TXQLEN, packets))

@@ -25,18 +25,27 @@ from .rejecting import Rejecting
 from .schedule import Schedules
 from .taps import no_tun
 from .trials import Trials, run
+from .within import CarriedWithin, HostWithin
 
 
 class AttachedPorts:
     """Every port that this agent has attached."""
 
-    def __init__(self, *, tag: str, files_in: str = "/tmp", own_net: bool = False) -> None:  # noqa: S108  # made by mkdtemp
+    def __init__(
+        self,
+        *,
+        tag: str,
+        files_in: str = "/tmp",  # noqa: S108  # made by mkdtemp
+        own_net: bool = False,
+        within: bool = False,
+    ) -> None:
         """``tag``: a few letters that go into device names. ``files_in``: where files for tc are kept.
 
         ``own_net``: whether this network namespace ends with the agent. Then taps are left to its end: when kernels
-        close them one by one, each takes the machine's kernel 20 ms.
+        close them one by one, each takes the machine's kernel 20 ms. ``within``: whether this is the network namespace
+        of a host, whose own interfaces are attached: see `within`.
         """
-        self._tag, self._own_net = tag, own_net
+        self._tag, self._own_net, self._within = tag, own_net, within
         self._tc = LocalTc(tag=tag, files_in=files_in)
         self._kernels = KernelPool(tag=tag, tables=self._tc.folder, own_net=own_net)
         self._ports: dict[str, AttachedPort] = {}
@@ -142,10 +151,11 @@ class AttachedPorts:
         self._tc.meet(veth, ifindex)
         others = (port.before for port in self._ports.values() if port.ifindex == ifindex)
         before = next(others, None) or leftover.state_of(veth, ifindex)
+        of_host, of_carried = (HostWithin, CarriedWithin) if self._within else (HostPort, CarriedPort)
         if engine == HostPort.engine:
-            return HostPort(name, veth, ifindex, self._tc, before=before)
+            return of_host(name, veth, ifindex, self._tc, before=before)
         if engine == CarriedPort.engine:
-            return CarriedPort(
+            return of_carried(
                 name,
                 veth,
                 ifindex,
@@ -269,6 +279,8 @@ class AttachedPorts:
         replies at the gate (None: none pass it); and ``counts`` of the sender's packets so far, as `rejected`.
         """
         self._bury()
+        if self._within:
+            raise Refused("an answer to the sender needs the switch, and this port is attached within its host: drop")
         attached = self._existing(port, [ifindex])
         passes_gate = attached.engine == HostPort.engine
         tap = self._rejecting.tap_of(ifindex, marked=passes_gate, tc=self._tc.batch())

@@ -7,13 +7,19 @@ its bridge. See `detour` for the drawing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # The priority of unconditional redirects; the rejecting filters of a gate, and ARP's at a veth, come before them.
 _LAST_PRIORITY = 60_000
+_WITHIN = 50_000
+"""Of the redirects at a host's own interface, by family."""
 _INGRESS = "parent ffff:"  # of the ingress qdisc
 _CLSACT_INGRESS = "ingress"
+# ld #queue; jeq #1, skip, take: a tap notes the queue that a frame came from, counted from 1 (net/tun.c,
+# skb_record_rx_queue), and sending leaves 0 with one queue (net/core/dev.c, netdev_core_pick_tx). No action that marks
+# packets is in every kernel.
+_NOT_OF_A_TAP = 'bpf run bytecode "4,32 0 0 4294963224,21 1 0 1,6 0 0 4294967295,6 0 0 0" flowid 1:1'
 IFF_UP = 0x1  # linux/if.h
 
 
@@ -33,12 +39,15 @@ class Redirect:
     """An action that comes before the redirect, in tc's words."""
     match: str = "0 0"
     """Which packets, as in tc's ``match u32``: value, mask, and ``at`` with an offset; all by default."""
+    once: bool = False
+    """Whether packets pass that entered here from a tap: they have been redirected before."""
 
     def put(self) -> str:
         """The line that makes it."""
         return (
-            f"filter add dev {self.source} {self.at} protocol {self.protocol} prio {self.priority} u32"
-            f" match u32 {self.match} {self.first}action mirred {self.into} redirect dev {self.target}"
+            f"filter add dev {self.source} {self.at} protocol {self.protocol} prio {self.priority}"
+            f" {_NOT_OF_A_TAP if self.once else f'u32 match u32 {self.match}'}"
+            f" {self.first}action mirred {self.into} redirect dev {self.target}"
         )
 
     def delete(self) -> str:
@@ -51,7 +60,7 @@ class Redirect:
 
     def is_in(self, shown: Iterable[Mapping[str, Any]]) -> bool:
         """Whether it is among the filters that `show` brought."""
-        own = {"kind": "u32", "protocol": self.protocol, "pref": self.priority}
+        own = {"kind": "bpf" if self.once else "u32", "protocol": self.protocol, "pref": self.priority}
         redirect = {"kind": "mirred", "mirred_action": "redirect", "direction": self.into, "to_dev": self.target}
         return any(
             redirect.items() <= action.items()
@@ -98,6 +107,17 @@ def past(gate: str, veth: str) -> list[Redirect]:
         Redirect(source=gate, target=veth, at="egress", protocol="arp"),
         Redirect(source=veth, target=gate, protocol="arp", priority=1, into="ingress"),
     ]
+
+
+def within(interface: str, first: str, back: str | None = None) -> list[Redirect]:
+    """Redirects of IP packets that enter at a host's own interface to the device ``first``, and from ``back`` again.
+
+    Without ``back``, the first is an ifb, which sends them there itself; they pass the filters once: see `staged`.
+    """
+    first_way = Redirect(source=interface, target=first, at=_CLSACT_INGRESS, once=back is not None)
+    families = enumerate(("ip", "ipv6"), _WITHIN)
+    into = [replace(first_way, protocol=family, priority=priority) for priority, family in families]
+    return into if back is None else [*into, Redirect(source=back, target=interface, into="ingress")]
 
 
 def mark(number: int) -> str:

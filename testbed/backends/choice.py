@@ -26,6 +26,10 @@ def lab_type(kind: str) -> Callable[..., StackLab[Any]]:
         from testbed.backends.docker.lab import ComposeLab
 
         return ComposeLab
+    if kind == "within":
+        from testbed.backends.docker.within import WithinLab
+
+        return WithinLab
     from testbed.backends.local.lab import LocalLab
 
     return LocalLab

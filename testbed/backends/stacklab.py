@@ -236,8 +236,8 @@ class StackLab(Lab, Generic[SomeHost]):
     def start_capture_agent(self) -> Channel:
         """Start the agent that captures."""
 
-    def capture_agent(self) -> Channel:
-        """The agent that captures, started on first use."""
+    def capture_agent(self, _host: str = "") -> Channel:
+        """See `Backend`."""
         self.channel  # noqa: B018  # the lab must be up
         if self._capture_agent is None:
             self._capture_agent = self.start_capture_agent()

@@ -126,6 +126,6 @@ class Backend(abc.ABC):
         whose = host if src is None else f"{src} -> {host}"
         raise LabError(f"{whose} on {network}: packets cannot be captured in this kind of lab")
 
-    def capture_agent(self) -> Channel:
-        """The agent that captures, started on first use."""
+    def capture_agent(self, _host: str = "") -> Channel:
+        """The agent that captures at the ports of a host, or of every host; started on first use."""
         raise LabError("packets cannot be captured in this kind of lab")

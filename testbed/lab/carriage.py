@@ -48,8 +48,11 @@ class Carriage:
         """Carried kernels whose lateness is measured; the empty name is this machine's own timer."""
         self._used: set[str] = set()
         self._suspect: set[str] = set()
-        self._clocks: dict[str, Any] = {}
-        """One for each carried kernel, as its agent reports it; none with the host's engine."""
+        self._watching: dict[int, tuple[Channel, dict[str, Any]]] = {}
+        """The agents that measure lateness, by identity, and the clock of each carried kernel that one of them watches.
+
+        There is no clock with the host's engine.
+        """
         self._clocked: dict[int, Channel] = {}
         """The agents whose kernels' clocks run, by identity."""
         self._passages: dict[str, Any] = {}
@@ -68,7 +71,7 @@ class Carriage:
         self._used.clear()
         self._passages, self._fetched_at, self._unknown = {}, 0.0, ""
         self._beyond_repair = {}
-        self._clocks = {}
+        self._watching.clear()
         self._clocked.clear()
         self.repair(self.paths(self._ports))
 
@@ -77,7 +80,8 @@ class Carriage:
         broken = self.paths(port for port in self._ports if port.name in self._used)
         self.repair(broken)
         if self._watched and self._unknown == "":
-            self._backend.capture_agent().call("rest")
+            for agent, _ in self._watching.values():
+                agent.call("rest")
         for channel in self._clocked.values():
             with suppress(AgentError):  # its kernels, and their clocks, went with it
                 channel.call("clocks", running=False)
@@ -141,18 +145,22 @@ class Carriage:
         if not self._testing or kernel in self._watched or self._unknown:
             return
         try:
+            agent = self._backend.capture_agent(port.ref.host)
+            _, clocks = self._watching.get(id(agent), (agent, {}))
             if kernel:
                 self._clocked[id(port.channel)] = port.channel
-                self._clocks = port.channel.call("clocks")
-            self._backend.capture_agent().call("watch_passages", clocks=self._clocks, anew=not self._watched)
-            self._watched |= self._clocks.keys() | {kernel}
+                clocks = port.channel.call("clocks")
+            agent.call("watch_passages", clocks=clocks, anew=id(agent) not in self._watching)
+            self._watching[id(agent)] = agent, clocks
+            self._watched |= clocks.keys() | {kernel}
         except LabError as error:
             self._unknown = str(error)
 
     def settle(self) -> None:
         """Start the measurement again once all impairments are in force: applying them keeps a kernel busy."""
         if self._watched and not self._unknown:
-            self._backend.capture_agent().call("watch_passages", clocks=self._clocks)
+            for agent, clocks in self._watching.values():
+                agent.call("watch_passages", clocks=clocks)
 
     def look(self) -> None:
         """Fetch the lateness up to now."""
@@ -219,6 +227,8 @@ class Carriage:
 
     def _fetched(self) -> dict[str, Any]:
         if self._watched and time.monotonic() - self._fetched_at > _FRESH_S:
-            self._passages = self._backend.capture_agent().call("passages")
+            seen = [agent.call("passages") for agent, _ in self._watching.values()]
+            kernels = {name: kernel for passages in seen for name, kernel in passages["kernels"].items()}
+            self._passages = {**seen[0], "kernels": kernels}
             self._fetched_at = time.monotonic()
         return self._passages

@@ -79,18 +79,18 @@ class KeptCaptures:
         """
         if not again:
             self._begin(ref)
-        before_ns = self._clock()
+        before_ns = self._clock(ref)
         yield
-        after_ns = self._clock()
+        after_ns = self._clock(ref)
         if before_ns is not None and after_ns is not None and (again or ref not in self._began):
             self._began[ref] = before_ns, after_ns
 
-    def _clock(self) -> int | None:
+    def _clock(self, ref: LinkRef) -> int | None:
         """CLOCK_MONOTONIC where packets are captured; None where they are not."""
         if not any(self._running.values()):
             return None
         try:
-            return int(self._lab.capture_agent().call("clock"))
+            return int(self._lab.capture_agent(ref.receivers_port.host).call("clock"))
         except LabError as error:
             self.failed = str(error)
             return None

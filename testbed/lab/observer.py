@@ -58,25 +58,10 @@ def spots_of_port(
     """
     name = str(PortRef(host, network))
     sides = agent.call("sides", port=name)
-    # Packets that a router forwards have other hosts' addresses, so all packets of its port are kept.
-    service = None if src is None else backend.topology.service_of(src)
-    routed = service is not None and service.router
-    sources = () if src is None or routed else backend.hosts[src].source_addresses(network)
+    sources = _sources(backend, src, network)
     impaired = attached and sides["after"] is not None
     if sides["before"] is not None:
-        return [
-            Spot(
-                place=Place(
-                    name=f"{name} {side} the impairment",
-                    side=side,
-                    description=f"{sides[side]}, the tap on the {where} side of the carried kernel that has the "
-                    f"netem for packets toward {host}; packets from {host} pass it unimpaired",
-                ),
-                interface={"device": sides[side]},
-                addresses=sources,
-            )
-            for side, where in (("before", "bridge's"), ("after", "container's"))
-        ]
+        return _at_taps(name, host, sides, sources, "; packets from it pass it unimpaired")
     ours = {"ifindex": end(host)}
     if not impaired:
         place = Place(name=name, description=f"the host-side veth of {host}, which no netem impairs")
@@ -98,6 +83,47 @@ def spots_of_port(
         theirs = {"ifindex": end(other)}
         spots.append(Spot(place=before, interface=theirs, addresses=backend.hosts[host].source_addresses(network)))
     return spots
+
+
+def _sources(backend: Backend, src: str | None, network: str) -> tuple[str, ...]:
+    """The addresses of the packets to keep, if only one host's are wanted.
+
+    Packets that a router forwards have other hosts' addresses, so all packets of its port are kept.
+    """
+    service = None if src is None else backend.topology.service_of(src)
+    routed = service is not None and service.router
+    return () if src is None or routed else backend.hosts[src].source_addresses(network)
+
+
+def _at_taps(name: str, host: str, sides: Mapping[str, str], sources: tuple[str, ...], remark: str = "") -> list[Spot]:
+    return [
+        Spot(
+            place=Place(
+                name=f"{name} {side} the impairment",
+                side=side,
+                description=f"{sides[side]}, the tap on the {where} side of the carried kernel that has the netem for "
+                f"packets toward {host}{remark}",
+            ),
+            interface={"device": sides[side]},
+            addresses=sources,
+        )
+        for side, where in (("before", "bridge's"), ("after", "container's"))
+    ]
+
+
+def spots_within(
+    backend: Backend, *, port: PortRef, src: str | None, sides: Mapping[str, str | None], interface: Mapping[str, Any]
+) -> list[Spot]:
+    """Where packets toward a host pass in its own network namespace; its own packets are not among them at the taps.
+
+    ``interface``: the host's, on the port's network.
+    """
+    sources = _sources(backend, src, port.network)
+    taps = {side: device for side, device in sides.items() if device is not None}
+    if taps:
+        return _at_taps(str(port), port.host, taps, sources)
+    place = Place(name=str(port), description=f"{interface['name']}, the interface of {port.host}")
+    return [Spot(place=place, interface={"ifindex": interface["ifindex"]}, addresses=sources)]
 
 
 _SHARED_QUEUE_S = 2.0
@@ -147,7 +173,7 @@ class PortCapture:
     def begin(self) -> None:
         """Begin to capture; once it returns, no packet is missed."""
         self._spots = self._backend.spots(self.port.host, self.port.network, self._src)
-        self._channel = self._backend.capture_agent()
+        self._channel = self._backend.capture_agent(self.port.host)
         self._channel.call(
             "capture",
             name=self._id,

@@ -18,7 +18,12 @@ from testbed.lab.ports import Port
 
 PORTS, CAPTURE = "ports", "capture"
 _HELD = {PORTS: "that holds the impairments", CAPTURE: "that captures, and watches how late packets are,"}
-_BESIDE = {"inside": "in the network of", "files": "among the files of"}
+_BESIDE = {
+    "inside": "in the network of",
+    "files": "among the files of",
+    "within": "that holds the impairments toward",
+    CAPTURE: "that captures at",
+}
 
 
 def beside(role: str, host: str) -> str:

@@ -23,7 +23,6 @@ import pytest
 
 from testbed import CommandTimeoutError, Host, Lab, LabError, Program, Result
 from testbed.backends.choice import decide, make_lab
-from testbed.compose.options import LAB_CHOICES
 from testbed.lab.waiting import await_condition
 
 SomeLab = TypeVar("SomeLab", bound=Lab)
@@ -41,7 +40,9 @@ _CLOSED = {"07", "0A", "06"}  # CLOSE, LISTEN, TIME_WAIT of include/net/tcp_stat
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that needs a lab on every kind of lab."""
     if "kind" in metafunc.fixturenames:
-        kinds = getattr(metafunc.module, "LABS", LAB_CHOICES[1:])
+        kinds = getattr(metafunc.module, "LABS", ("compose", "local"))
+        if (lab := metafunc.config.getoption("--lab")) == "within" and "compose" in kinds:
+            kinds = (lab,)
         below = getattr(metafunc.module, "BELOW_THE_LAB", False)
         marks = {"compose": pytest.mark.slow} if below and len(kinds) > 1 else {}
         params = [pytest.param(kind, marks=marks.get(kind, ())) for kind in kinds]

@@ -122,6 +122,7 @@ _SAID = {
     "ports": "the agent that holds the impairments",
     "capture": "the agent that captures",
     "inside": "the agent in the network of `",
+    "within": "the agent that holds the impairments toward `",
 }
 _FAULTS = (
     ("ports", "killed", _ASKS),
@@ -131,13 +132,14 @@ _FAULTS = (
     ("inside", "killed", _PASSES),
     ("inside", "hung", _FAILS),
 )
+_WITHIN = (("within", "killed", _PASSES), ("within", "hung", _FAILS))
 _SIGNALS = {"killed": 9, "hung": 19}
 
 
 @pytest.mark.timeout(600)
 def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_path: Path) -> None:
     text, hit = _HELPERS.format(ask=ASK), dict[str, tuple[str, str]]()
-    for role, how, after in _FAULTS:
+    for role, how, after in (*_FAULTS, *(_WITHIN if kind == "within" else ())):
         hit[f"test_it.py::test_{role}_{how}_in_which_it_is"] = role, how
         text += _TESTS.format(name=f"{role}_{how}", role=role, number=_SIGNALS[how], after=after)
     for name in ("in_whose_setup_it_is", "next_killed_in_which_it_is", "next_in_whose_setup_it_is"):

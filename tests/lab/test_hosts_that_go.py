@@ -246,6 +246,7 @@ def test_two(lab):
 def test_in_pytest_the_one_is_invalid_and_the_other_runs_on_a_whole_stack(kind: str, tmp_path: Path) -> None:
     kill = {
         "compose": "lab.host('db').container.kill()",
+        "within": "lab.host('db').container.kill()",
         "local": "lab.channel.call('halt_host', host='db')",
     }[kind]
     (tmp_path / "test_it.py").write_text(_TESTS.format(kill=kill, ask=ASK))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -66,6 +67,19 @@ def test_services_in_the_files_of_an_image_meet_that_kernels_netem() -> None:
     assert "gone" not in sees
     assert of_the_other == "False", "what a host writes is its own"
     assert float(took_s) >= 0.06, "30 ms each way"
+
+
+def test_a_port_within_a_host_has_its_netem_on_an_ifb() -> None:
+    argv = [*_SCRIPT, sys.executable, "-m", "tests.lab.programs.within_in_carried"]
+    done = subprocess.run(argv, cwd=_ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert 0.03 <= seen["impaired_s"] < 0.06, "each packet is delayed once"
+    assert max(seen["before_s"], seen["released_s"], seen["after_s"]) < 0.03
+    assert seen["paths"] == {"amiss": [], "gone": False}
+    assert seen["came"] == {"came_packets": 3, "refused_packets": 0}, "three handshakes"
+    assert "the redirect of packets from far to" in seen["broken"][0]
+    assert (seen["left"], seen["qdiscs"]) == (["lo", "far"], ["noqueue"])
 
 
 def test_a_program_that_is_not_there_is_told() -> None:

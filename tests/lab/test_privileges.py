@@ -29,12 +29,20 @@ BITS = {
 """linux/capability.h"""
 CAPABILITIES = {
     "ports": {"NET_ADMIN", "SYS_NICE"},
+    "within": {"NET_ADMIN"},
     "capture": {"NET_RAW"},
     "inside": {"NET_ADMIN"},
     "files": {"SYS_CHROOT", "SYS_PTRACE", "DAC_OVERRIDE"},
     "signal": {"KILL"},
 }
-SHARES = {"ports": "host", "capture": "host", "inside": "container", "files": "none", "signal": "none"}
+SHARES = {
+    "ports": "host",
+    "within": "container",
+    "capture": "host",
+    "inside": "container",
+    "files": "none",
+    "signal": "none",
+}
 DEVICES = {f"/dev/{device}" for device in ("null", "zero", "full", "random", "urandom", "tty")}
 """Which each container has; where root is not the machine's, as mounts (the OCI's runtime specification)."""
 KERNELS_OWN = {"proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"}
@@ -85,7 +93,8 @@ def containers(stack: ComposeLab) -> Iterator[dict[str, tuple[Any, Mapping[str, 
         undo.enter_context(stack.capture("server"))
         host = stack.hosts["client"]
         host.put("/tmp/file", b"")
-        undo.callback(host.start_agent("signal").close)
+        for other in ("signal", "within"):  # a lab starts the second with `--lab within`
+            undo.callback(host.start_agent(other).close)
         described: dict[str, tuple[Any, Mapping[str, Any]]] = {}
         for container in stack.engine.labelled(RUN_LABEL, stack.run_id):
             if (role := container.labels.get(ROLE_LABEL)) is not None and role not in described:
@@ -129,7 +138,7 @@ def test_a_container_of_ours_may_do_what_it_must_and_no_more(
     assert not host["Privileged"]
     assert [key for key in ("Binds", "Mounts", "VolumesFrom", "PortBindings") if host.get(key)] == []
     assert inspected["Mounts"] == []
-    assert seen["devices"] == (["tun"] if role == "ports" else [])
+    assert seen["devices"] == (["tun"] if role in ("ports", "within") else [])
     assert seen["listening"] == []
 
     assert seen["write"] == "Read-only file system"

@@ -334,7 +334,7 @@ class FakeLab(Lab):
         """A number of its own."""
         return self._index(host)
 
-    def capture_agent(self) -> Channel:
+    def capture_agent(self, _host: str = "") -> Channel:
         """The server's."""
         return cast("Channel", self.agent)
 

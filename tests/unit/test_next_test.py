@@ -314,7 +314,7 @@ def test_a_broken_path_is_put_right_and_one_beyond_repair_refused_in_that_test_a
 def test_lateness_is_watched_anew_and_known_though_it_was_not_before(
     lab: FakeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails() -> Any:
+    def fails(_host: str) -> Any:
         raise LabError("no agent captures")
 
     with monkeypatch.context() as broken:

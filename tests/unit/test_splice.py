@@ -8,13 +8,14 @@ from testbed.agent import splice
 from testbed.agent.splice import Device, Redirect
 
 ALL = [*splice.joined("vec0", "vec1"), *splice.past("tapB", "veth1")]
+WITHIN = splice.within("eth0", "tapA", "tapB")
 
 
 def shown(redirect: Redirect, **changed: Any) -> dict[str, Any]:
     """A filter as ``tc -j filter show`` has it."""
     action = {"kind": "mirred", "mirred_action": "redirect", "direction": redirect.into, "to_dev": redirect.target}
     return {
-        "kind": "u32",
+        "kind": "bpf" if redirect.once else "u32",
         "protocol": redirect.protocol,
         "pref": redirect.priority,
         "options": {"actions": [{**action, **changed}]},
@@ -42,6 +43,19 @@ def test_what_is_there_is_not_missing_and_each_that_is_gone_is_named() -> None:
     for line in ALL:
         assert splice.missing(ALL, everything(but=line)) == [f"{line} is gone"]
     assert len(splice.missing(ALL, {})) == len(ALL)
+
+
+def test_within_a_host_packets_from_a_tap_pass_and_a_filter_that_would_lead_them_round_again_is_none() -> None:
+    *into, back = WITHIN
+    assert [(line.protocol, line.once, "bytecode" in line.put()) for line in into] == [
+        ("ip", True, True),
+        ("ipv6", True, True),
+    ]
+    assert (back.into, back.once) == ("ingress", False)
+    for line in into:
+        assert line.is_in([shown(line)])
+        assert not line.is_in([{**shown(line), "kind": "u32"}])
+    assert not any(line.once for line in splice.within("eth0", "ifb")), "an ifb's packets pass every filter"
 
 
 def test_a_filter_that_leads_elsewhere_is_none() -> None:

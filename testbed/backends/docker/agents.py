@@ -8,6 +8,7 @@ SECURITY.md says what the capabilities mean on the machine's network; tests read
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,8 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         # Beside the network: 57 MB, of which the carried kernel's 33, and 10 tasks. SYS_NICE keeps the carried kernel
         # in time on a busy machine.
         "ports": Role(capabilities=("NET_ADMIN", "SYS_NICE"), network="host", devices=(TUN,)),
+        # In a host's network in place of the first: see `within`. Nothing else of the machine is there.
+        "within": Role(capabilities=("NET_ADMIN",), network="container", devices=(TUN,)),
         # 43 MB. The user sets the size of captures.
         "capture": Role(capabilities=("NET_RAW",), network="host", memory_bytes=4096 * _MIB),
         # In a host's network: offloads, counters, probes. 13 MB.
@@ -84,11 +87,14 @@ ROLES: Mapping[str, Role] = MappingProxyType(
 
 
 def start_ports_agent(
-    engine: Engine, image: str, *, tag: str, outlives_us: bool = False, **identity: Any
+    engine: Engine, image: str, *, tag: str, outlives_us: bool = False, **others: Any
 ) -> tuple[Container, Demultiplexed]:
-    """Start the agent beside the network, with the least that it needs: host network, NET_ADMIN, /dev/net/tun."""
+    """Start the agent beside the network, with the least that it needs: host network, NET_ADMIN, /dev/net/tun.
+
+    ``others``: other options of the engine's client, such as labels.
+    """
     command = ["ports", "--tag", tag]
-    options = {**ROLES["ports"].options(), "outlives_us": outlives_us, **identity}
+    options = {**ROLES["ports"].options(), "outlives_us": outlives_us, **others}
     try:
         return engine.attached(image, command, **options)
     except RefusedError as error:
@@ -106,11 +112,18 @@ class Agents:
     image: str
     identity: Callable[[str], Mapping[str, Any]]
     """Labels and name of a container of that role."""
+    network: str = ROLES["ports"].network
+    """Of the agent that holds the ports."""
 
     def ports(self, *, tag: str, outlives_us: bool) -> tuple[Container, Channel]:
         """The one that holds the ports; see `start_ports_agent`."""
         container, stream = start_ports_agent(
-            self.engine, self.image, tag=tag, outlives_us=outlives_us, **self.identity("ports")
+            self.engine,
+            self.image,
+            tag=tag,
+            outlives_us=outlives_us,
+            network_mode=self.network,
+            **self.identity("ports"),
         )
         return container, Channel(stream, name="agent", kill=partial(self.engine.remove, container))
 
@@ -127,9 +140,18 @@ class Agents:
     def beside(self, container: Container, role: str) -> Channel:
         """One in a container's network or process namespace."""
         users = container.attrs.get("HostConfig", {}).get("UsernsMode", "")
-        return self._attached(role, ROLES[role].options(beside=container.id or "", users=users))
+        return self._attached(role, self.privileges(role).options(beside=container.id or "", users=users))
+
+    def privileges(self, role: str) -> Role:
+        """Of an agent in a container's namespaces."""
+        return ROLES[role]
 
     def _attached(self, role: str, options: Mapping[str, Any]) -> Channel:
-        container, stream = self.engine.attached(self.image, [role], **options, **self.identity(role))
+        command = [role, "--tag", secrets.token_hex(3)]
+        container, stream = self.engine.attached(self.image, command, **options, **self.identity(role))
         kill = partial(self.engine.remove, container)
-        return Channel(stream, name=f"agent {role} of {container.name}", kill=kill)
+        return self.channel(role, stream, name=f"agent {role} of {container.name}", kill=kill)
+
+    def channel(self, _role: str, stream: Demultiplexed, *, name: str, kill: Callable[[], object]) -> Channel:
+        """The way to an agent that was started."""
+        return Channel(stream, name=name, kill=kill)

@@ -203,9 +203,20 @@ class ComposeHost(AgentHost):
 
     def attachments(self) -> dict[str, dict[str, Any]]:
         """The engine's settings of each network that the container is on now, by the Compose file's name."""
-        settings = self._inspected().get("NetworkSettings", {}).get("Networks", {})
+        return self._attachments(self._inspected())
+
+    def _attachments(self, inspected: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        settings = inspected.get("NetworkSettings", {}).get("Networks", {})
         names = {network.engine_name: name for name, network in self._lab.topology.networks.items()}
         return {names[name]: end for name, end in settings.items() if name in names}
+
+    def plug(self, network: str) -> str:
+        """Its connection to a network, in the engine's words: another one after each start; empty if it has none."""
+        inspected = self._inspected()
+        state = inspected.get("State", {})
+        end = self._attachments(inspected).get(network)
+        running = bool(state.get("Running")) and end is not None
+        return f"{inspected['Id']} {state['StartedAt']} {(end or {}).get('EndpointID')}" if running else ""
 
     def addressed(self) -> Iterator[tuple[str, Sequence[str]]]:
         """See `AgentHost`."""

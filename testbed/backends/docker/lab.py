@@ -66,6 +66,8 @@ class ComposeLab(StackLab[ComposeHost]):
             assert lab.host("client").run(["python3", "paper_client.py", "server"]).ok
     """
 
+    kind = "compose"
+
     def __init__(
         self,
         compose_file: str | Path | Sequence[str | Path] | None = None,
@@ -85,7 +87,7 @@ class ComposeLab(StackLab[ComposeHost]):
         (default: ``say``). ``outlives_us``: the stack and its impairments stay when this process ends, until `down`;
         `take_up` finds them again.
         """
-        super().__init__(kind="compose", netem=netem, up_deadline=up_deadline, say=say, warn=warn)
+        super().__init__(kind=self.kind, netem=netem, up_deadline=up_deadline, say=say, warn=warn)
         self.composer = Composer(files_of(compose_file), project=f"testbed-{self.run_id}", profiles=compose_profiles)
         self.stack = Stack(
             self.composer, run_id=self.run_id, outlives_us=outlives_us, up_deadline_s=self._up_deadline_s, say=say
@@ -255,9 +257,7 @@ class ComposeLab(StackLab[ComposeHost]):
         )
         self._agent.close()
         self.stack.stay()
-        self.close_capture_agent()
-        for host in self._hosts.values():
-            host.close()
+        self.close_agents()
         self._undo.pop_all()
         self._agent = None
         self._turn.close()
