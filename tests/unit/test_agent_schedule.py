@@ -81,7 +81,9 @@ def test_steps_are_taken_in_order_and_none_early(schedules: Schedules, kernel: K
     arm(schedules, (0, "a"), (0.2, "b"), (0.5, "c"))
     begun_s = schedules.play(names=["x"])["monotonic_s"]
     taken = records(schedules, 3)
-    assert kernel.took == ["a", "b", "c"]
+    # Where the machine is busy, a step may be passed over.
+    assert kernel.took == ["abc"[step["index"]] for step in taken if not step["passed_over"]]
+    assert kernel.took[-1] == "c"
     assert [step["planned_s"] for step in taken] == [0, 0.2, 0.5]
     assert all(step["monotonic_s"] >= begun_s + step["planned_s"] for step in taken)
     assert all(step["complaint"] is None for step in taken)
@@ -218,11 +220,11 @@ def test_filters_are_put_and_taken_off_and_the_first_step_needs_no_line_the_firs
         schedules.arm(
             name="x",
             port="p",
-            at_s=[0, 0.1],
+            at_s=[0, 1],  # so far apart that none is passed over where the machine is busy
             lines=[["delete"], ["put"]],
             show="show",
             filters=[(10, 16)],
-            repeat_s=0.2,
+            repeat_s=2,
             needs=[],
             in_force=True,
         )
