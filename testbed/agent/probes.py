@@ -6,6 +6,7 @@ stamp is the kernel's (SO_TIMESTAMPNS, socket(7)), so that a late wake-up of thi
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import threading
@@ -54,8 +55,8 @@ class Probes:
             "delay_table": delay_table,
         }
 
-    def listen(self, *, address: str, flight: int, hold: int = 0, size_bytes: int = 0) -> dict[str, int]:
-        """Receive the probes of a flight on a free port of this address, from now on.
+    def listen(self, *, address: str, flight: int, hold: int = 0, size_bytes: int = 0, port: int = 0) -> dict[str, int]:
+        """Receive the probes of a flight on this port of this address, 0 for a free one, from now on.
 
         ``hold``: how many probes of ``size_bytes`` the kernel should hold until they are collected, if its buffer is
         large enough. On few processors the receiver would take CPU time from the sender, which would shape a train.
@@ -69,7 +70,7 @@ class Probes:
         except PermissionError:  # the maximum for an ordinary user
             receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         try:
-            receiver.bind((address, 0))
+            receiver.bind((address, port))
         except OSError as error:
             self._close()
             raise Refused(f"cannot receive probes on {address}: {error.strerror}") from None
@@ -146,7 +147,7 @@ class Probes:
                     due = due + pace_s if rush else max(due + pace_s, time.monotonic() + pace_s / 2)
             except OSError as error:
                 reason = f"probe {len(stamps)} from {source} to {address} was not sent: {error.strerror}"
-                raise Refused(reason) from None
+                raise Refused(reason, kind="in use" if error.errno == errno.EADDRINUSE else "refused") from None
         return {"sent_ns": stamps}
 
     def collect(self, *, expect: int, quiet_s: float, deadline_s: float) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
         _give(own / f"given{number}", place_for(root, target, a_file=True), content, mode, (uid, gid))
     resolver = settings["resolver"] or _NO_NAME_SERVER
     contents = {"hosts": hosts_file, "hostname": settings["hostname"] + "\n", "resolv.conf": resolver}
+    if any(posixpath.normpath(target) == "/etc/resolv.conf" for _, target, _ in settings["binds"]):
+        del contents["resolv.conf"]
     for name, content in contents.items():
         place = place_for(root, f"/etc/{name}", a_file=True) if image else root / "etc" / name
         _own_file(own, place, content, read_only=not image)

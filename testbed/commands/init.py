@@ -1,4 +1,4 @@
-"""`testbed init`: write a first test of the stack, or a CI job that tests, compares and keeps reports and baselines."""
+"""`testbed init`: write a first test of the stack, a CI job that tests and compares, or a resolver as a service."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ _GITLAB, _INCLUDED = Path(".gitlab-ci.yml"), Path(".gitlab", "testbed.yml")
 _TEST, _PROFILE = Path("tests", "test_network.py"), "office.yaml"
 _JOBS = {_GITHUB, _GITLAB, _INCLUDED}
 _UNKNOWN_PORT = 80
+_RESOLVER = Path("resolver")
+_RESOLVER_AS_SERVICE = """add to the Compose file, with any address that is free (then also in resolver/resolv.conf):
+services:
+  names: {build: resolver, networks: {default: {ipv4_address: 10.53.0.53}}}
+  YOURS: {volumes: ["./resolver/resolv.conf:/etc/resolv.conf:ro"], depends_on: {names: {condition: service_healthy}}}
+networks:
+  default: {ipam: {config: [{subnet: 10.53.0.0/24}]}}
+then: @pytest.mark.impair("YOURS <-> names udp/53", delay="40ms", loss="5%")"""
 
 
 def job(service: str) -> str:
@@ -50,17 +58,26 @@ def first_test(peers: Peers, topology: Topology) -> str:
     )
 
 
+def resolver_files() -> dict[Path, str]:
+    """What an image of a name server is built of, and the resolv.conf of those who ask it."""
+    ours = resource("images/resolver")
+    names = ("Dockerfile", "names.py", "resolv.conf")
+    return {_RESOLVER / name: (ours / name).read_text(encoding="utf-8") for name in names}
+
+
 @command()
 @compose_file_option
 @click.option(
     "--ci", "service", type=click.Choice(["github", "gitlab"]), help="Write the job for a CI service instead."
 )
+@click.option("--resolver", is_flag=True, help="Write a name server to run as a service instead.")
 @click.option("--stdout", is_flag=True, help="Print the test or the job, and write no file.")
 @example("""testbed init
              testbed init --ci github
-             testbed init --ci gitlab --stdout""")
-def init(compose_file: tuple[Path, ...], service: str | None, stdout: bool) -> int:
-    """Write a first test of your stack, or with --ci a CI job.
+             testbed init --ci gitlab --stdout
+             testbed init --resolver""")
+def init(compose_file: tuple[Path, ...], service: str | None, resolver: bool, stdout: bool) -> int:
+    """Write a first test of your stack, with --ci a CI job, or with --resolver a name server.
 
     The test is about the two services of the Compose file that talk most: tests/test_network.py, with a profile of
     your own, netem/office.yaml, and a CI job if the repository is GitHub's or GitLab's by its files.
@@ -68,7 +85,15 @@ def init(compose_file: tuple[Path, ...], service: str | None, stdout: bool) -> i
     The job runs pytest, compares with the merge base, and keeps reports, captures and baselines. Run this at the top of
     a repository. It writes .github/workflows/testbed.yml, or .gitlab-ci.yml; if there is one already,
     .gitlab/testbed.yml, and tells the line that includes it. No file is overwritten.
+
+    The resolver is a folder to build a service of. Programs that ask it send their DNS packets over a link.
     """
+    if resolver and (service is not None or stdout):
+        raise UserError("--resolver writes the folder resolver/ and nothing else: leave out --ci and --stdout")
+    if resolver:
+        _write(resolver_files(), "or keep what is there")
+        say(_RESOLVER_AS_SERVICE)
+        return 0
     if service is not None:
         files = {_path_of_job(service): job(service)}
         instead = f"or print the job and merge the two by hand: testbed init --ci {service} --stdout"

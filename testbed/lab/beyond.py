@@ -59,7 +59,7 @@ def of_names(ref: LinkRef) -> str | None:
         return None
     return (
         f"{ref}: the engine's resolver answers inside each container, so looking up a name crosses no link, but for "
-        f"programs that ask a name server at the other end"
+        f"programs that ask a name server at the other end (`testbed init --resolver` writes one)"
     )
 
 

@@ -277,13 +277,33 @@ class Prober:
     ) -> Flight:
         """Send one flight of probes over a link as it is, and collect it.
 
-        ``rush``: catch up after a late probe.
+        ``rush``: catch up after a late probe. Probes of a link that is narrowed to a port come from there; if the
+        sender uses it itself, as a server that answers does, they go there.
         """
+        try:
+            return self._fly(ref, ref.traffic.port, 0, count, pace_s, size_bytes, quiet_s, checksum, rush)
+        except AgentError as error:
+            if error.kind != "in use":
+                raise
+        return self._fly(ref, 0, ref.traffic.port, count, pace_s, size_bytes, quiet_s, checksum, rush)
+
+    def _fly(
+        self,
+        ref: LinkRef,
+        source_port: int,
+        port: int,
+        count: int,
+        pace_s: float,
+        size_bytes: int,
+        quiet_s: float,
+        checksum: bool,
+        rush: bool,
+    ) -> Flight:
         (src, sources), (dst, targets) = self._end(ref, ref.src), self._end(ref, ref.dst)
         source, address = _addresses(sources, targets)
         number = secrets.randbits(63)
         hold = count if rush or not pace_s else 0
-        listener = dst.call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes)
+        listener = dst.call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes, port=port)
         lasts_s = count * max(pace_s, 0.001) * 2 + 10
         try:
             sending: dict[str, Any] = src.call(
@@ -296,7 +316,7 @@ class Prober:
                 pace_s=pace_s,
                 size_bytes=size_bytes,
                 checksum=checksum,
-                source_port=ref.traffic.port,
+                source_port=source_port,
                 rush=rush,
                 answer_within_s=lasts_s + 20,
             )

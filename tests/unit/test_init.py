@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,17 @@ def test_two_services_without_a_common_network_have_no_link_to_test(stack: Path)
     (stack / "compose.yaml").write_text("services: {a: {image: x}, b: {image: x, network_mode: none}}")
     with pytest.raises(UserError, match=r"no two services on one network \('a, b'\)"):
         init()
+
+
+def test_a_resolver_is_a_folder_to_build_and_what_to_add_to_the_compose_file(repository: Path) -> None:
+    printed, hints = init("--resolver")
+    assert printed.split() == ["resolver/Dockerfile", "resolver/names.py", "resolver/resolv.conf"]
+    added = yaml.safe_load(hints.partition("\n")[2].rpartition("\nthen: ")[0])
+    (pool,) = added["networks"]["default"]["ipam"]["config"]
+    address = added["services"]["names"]["networks"]["default"]["ipv4_address"]
+    assert ip_address(address) in ip_network(pool["subnet"])
+    assert f"nameserver {address}\n" in (repository / "resolver/resolv.conf").read_text()
+    with pytest.raises(UserError, match=r"resolver/names\.py is there already, and is not overwritten"):
+        init("--resolver")
+    with pytest.raises(UserError, match="leave out --ci and --stdout"):
+        init("--resolver", "--stdout")

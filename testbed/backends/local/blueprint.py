@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -148,6 +149,11 @@ class ServicePlan:
     """Options, by folder of ``folders`` that has some."""
     new_folders: tuple[str, ...] = ()
     """Folders of the machine that are made for its binds, as the engine makes them."""
+
+    @property
+    def asks_name_servers(self) -> bool:
+        """Whether a resolv.conf is bound into its hosts, so that they know others' names by that alone."""
+        return any(posixpath.normpath(target) == "/etc/resolv.conf" for _, target, _ in self.binds)
 
 
 @dataclass(frozen=True, kw_only=True)

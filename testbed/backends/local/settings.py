@@ -57,7 +57,7 @@ def host(plan: LabPlan, of: HostPlan, roots: Mapping[str, str]) -> dict[str, Any
             for interface in of.interfaces
         ],
         "routes": of.routes,
-        "names": plan.owner(of).hears_of,
+        "names": () if service.asks_name_servers else plan.owner(of).hears_of,
         "sysctls": service.sysctls,
         "hostname": of.hostname,
         "hosts_head": plan.hosts_head(of),

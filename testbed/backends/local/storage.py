@@ -26,7 +26,7 @@ from testbed.text import shown
 _SCRATCH = ("/tmp", "/run")  # noqa: S108  # of a host, not of this machine
 _LABS_PLACES = ("/proc", "/sys", "/dev", "/run")
 _LABS_PARTS = ("/proc", "/sys", "/run/testbed")
-_LABS_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+_LABS_FILES = ("/etc/hosts", "/etc/hostname")
 _MOST_ID = 2**31 - 1
 """The largest number of a user or group that the engine takes."""
 # What the engine takes, and the kernel after it (tmpfs(5)). A local lab's folder grows with what is put there.
