@@ -96,6 +96,11 @@ class AttachedPort(abc.ABC):
         """The ifindex of each device that may have qdiscs: of packets to the host, and of those from it."""
         return {self.device: self.device_index, **({} if self.last is None else {self.last: self._last_index})}
 
+    @property
+    @abc.abstractmethod
+    def leads_out_to(self) -> str:
+        """The device to which IP packets from the host are redirected at its veth; empty if they are not."""
+
     @abc.abstractmethod
     def way_out(self) -> dict[str, str | None]:
         """The ``device`` that has the qdiscs of packets from the host, made now if need be, and its ``entry``."""
@@ -227,6 +232,11 @@ class HostPort(AttachedPort):
     def indexes(self) -> dict[str, int]:
         """The veth, the device on the way out, and the stage."""
         return {**super().indexes, self._ifb: self._ifb_index}
+
+    @property
+    def leads_out_to(self) -> str:
+        """See `AttachedPort.leads_out_to`."""
+        return self._ifb if self._has_way_out else ""
 
     def way_out(self) -> dict[str, str | None]:
         """An ifb, to which IP packets from the host are redirected when they enter at the veth."""
@@ -472,6 +482,11 @@ class CarriedPort(AttachedPort):
         problems += splice.amiss(devices.device(self.gate), master=self.bridge)
         problems += splice.amiss(devices.device(self._end))
         return problems + (splice.amiss(devices.device(self.bridge)) if self.bridge is not None else [])
+
+    @property
+    def leads_out_to(self) -> str:
+        """See `AttachedPort.leads_out_to`."""
+        return self._end
 
     def way_out(self) -> dict[str, str | None]:
         """The device toward the bridge; the one toward the host feeds it."""

@@ -117,6 +117,11 @@ def own_addresses() -> list[str]:
     return [address for address in dict.fromkeys([*ipv4, *ipv6]) if not ip_address(address).is_loopback]
 
 
+def is_bridge(name: str) -> bool:
+    """Whether a device is a bridge."""
+    return (SYS_NET / name / "bridge").exists()
+
+
 def is_interface(ifindex: int) -> bool:
     """Whether a device with this index exists."""
     try:

@@ -272,21 +272,27 @@ class AttachedPorts:
         """What was kept last, or None."""
         return self._kept
 
-    def rejecting(self, *, port: str, ifindex: int) -> dict[str, Any]:
-        """Prepare to reject packets to a port's host from the host whose own veth has this index.
+    def rejecting(self, *, port: str, ifindex: int, outward: bool = False) -> dict[str, Any]:
+        """Prepare to reject packets to a port's host from the one whose own veth, or bridge, has this index.
 
-        Returns the port's ``gate``, where the filters belong; the ``tap`` that they redirect to; the ``mark`` of
-        replies at the gate (None: none pass it); and ``counts`` of the sender's packets so far, as `rejected`.
+        ``outward``: packets from the port's host, as they enter at its veth. Returns the ``gate``, where the filters
+        belong (see `netem.rejecting`), and the device that its packets go ``on`` to; the ``tap`` that they redirect to;
+        the ``mark`` of replies at the gate (None: none pass it); the ``sender`` whose tap it is, and ``counts`` of its
+        packets so far, as `rejected`.
         """
         self._bury()
         if self._within:
             raise Refused("an answer to the sender needs the switch, and this port is attached within its host: drop")
         attached = self._existing(port, [ifindex])
         passes_gate = attached.engine == HostPort.engine
-        tap = self._rejecting.tap_of(ifindex, marked=passes_gate, tc=self._tc.batch())
+        sender = attached.ifindex if outward else ifindex
+        tap = self._rejecting.tap_of(sender, marked=passes_gate, tc=self._tc.batch())
         attached.open_gate()
         mark = self._rejecting.mark if passes_gate else None
-        return {"gate": attached.gate, "tap": tap.name, "mark": mark, "counts": dict(tap.counts)}
+        gate = {"gate": f"{attached.gate} egress", "on": ""}
+        if outward:
+            gate = {"gate": f"{attached.veth} ingress", "on": attached.leads_out_to}
+        return {**gate, "tap": tap.name, "mark": mark, "sender": sender, "counts": dict(tap.counts)}
 
     def rejected(self, *, ifindex: int) -> dict[str, int] | None:
         """What became of this host's packets that were rejected, at all gates together: see `rejecting.Tap`."""

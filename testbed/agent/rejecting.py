@@ -33,6 +33,8 @@ class Tap:
     descriptor: int
     own_address: bytes
     """The device's own MAC address: frames from it were sent by this machine, which announces itself everywhere."""
+    to_this_machine: bool = False
+    """Whether the replies are for the machine itself, or for who is beyond it."""
     counts: dict[str, int] = field(
         default_factory=lambda: {"read": 0, answers.RESET: 0, answers.ERROR: 0, "unanswered": 0, "failed": 0}
     )
@@ -54,7 +56,8 @@ class Tap:
                 self.counts["unanswered"] += 1
                 continue
             try:
-                os.write(self.descriptor, reply.frame)
+                # To the kernel, a frame to another address than the device's own is another host's.
+                os.write(self.descriptor, self.own_address + reply.frame[6:] if self.to_this_machine else reply.frame)
                 self.counts[reply.kind] += 1
             except OSError:
                 self.counts["failed"] += 1
@@ -90,8 +93,13 @@ class Rejecting:
         with ExitStack() as on_failure:
             on_failure.callback(self.shut, sender)
             devices.have_up(tap.name, mtu=_MTU, queue_packets=devices.QUEUE_PACKETS)
-            first = f"{splice.mark(self.mark)} pipe " if marked else ""
-            redirect = splice.Redirect(source=tap.name, target=devices.name_of(sender), first=first)
+            target = devices.name_of(sender)
+            if devices.is_bridge(target):  # the machine itself, or who is beyond it: what the bridge gets goes there
+                tap.to_this_machine = True
+                redirect = splice.Redirect(source=tap.name, target=target, into="ingress")
+            else:
+                first = f"{splice.mark(self.mark)} pipe " if marked else ""
+                redirect = splice.Redirect(source=tap.name, target=target, first=first)
             tc.checked(list(splice.lines([redirect])))
             on_failure.pop_all()
         return tap

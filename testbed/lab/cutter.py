@@ -22,7 +22,7 @@ from testbed.lab.carriage import Carriage
 from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.ledger import Ledger
 from testbed.lab.playback import begin_together
-from testbed.lab.ports import Port, Ports, Reading, flat
+from testbed.lab.ports import Port, Ports, Reading, Source, flat
 from testbed.netem import qdisc, readback
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
@@ -171,7 +171,7 @@ class Cutter:
         cut = source.cut
         assert cut is not None  # noqa: S101  # both callers have looked
         reading = self._ports.read(port, [ref])
-        differences = self._differences(cut, reading) + readback.filter_differences(reading.filters, source.spares())
+        differences = self._differences(source, cut, reading)
         lost_packets = cut.lost_packets(reading.at_gate, reading.qdiscs, self._answered(ref, cut))
         evidence, late = self._evidence(ref, cut, reading, differences)
         return evidence, differences, lost_packets, late
@@ -181,20 +181,20 @@ class Cutter:
     ) -> tuple[LinkEvidence, list[readback.Difference], list[str]]:
         """The evidence of a cut, its differences, and why the test does not count."""
         self.fetch_steps(ref)
-        spared = self._ports.known(ref)[1].spares()
-        differences = self._differences(cut, reading) + readback.filter_differences(reading.filters, spared)
+        differences = self._differences(self._ports.known(ref)[1], cut, reading)
         evidence, late = self._evidence(ref, cut, reading, differences)
         return evidence, differences, [*self._ledger.step_problems(ref, cuts=True), *evidence.problems, *late]
 
-    def _differences(self, cut: severed.Cut, reading: Reading) -> list[readback.Difference]:
+    def _differences(self, source: Source, cut: severed.Cut, reading: Reading) -> list[readback.Difference]:
+        spared = [] if cut.at_gate else readback.filter_differences(reading.filters, source.spares())
         if cut.flapping is not None:  # its steps were read back one by one
-            return cut.netem_differences(reading.qdiscs)
-        return cut.differences(reading.at_gate if cut.at_gate else reading.filters, reading.qdiscs)
+            return cut.netem_differences(reading.qdiscs) + spared
+        return cut.differences(reading.at_gate if cut.at_gate else reading.filters, reading.qdiscs) + spared
 
     def _answered(self, ref: LinkRef, cut: severed.Cut) -> Mapping[str, int] | None:
         """How the rejected packets of a link's source were answered so far; None for a silent cut."""
-        port, source = self._ports.known(ref)
-        return port.channel.call("rejected", ifindex=source.ifindex) if cut.at_gate else None
+        port, _ = self._ports.known(ref)
+        return port.channel.call("rejected", ifindex=cut.sender) if cut.at_gate else None
 
     def _evidence(
         self, ref: LinkRef, cut: severed.Cut, reading: Reading, differences: Sequence[readback.Difference]
@@ -281,13 +281,10 @@ class Cutter:
         if how == severed.DROP:
             _refuse_silence(port, ref)
             return severed.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
-        if ref.beyond:
-            raise InvalidValueError(
-                f"{ref}: packets from or to something beyond the stack cannot be rejected yet: cut it silently"
-            )
         _refuse_rejection(port, ref)
+        outward = source.gateway is not None and source.gateway.outward
         try:
-            place = port.channel.call("rejecting", port=port.name, ifindex=source.ifindex)
+            place = port.channel.call("rejecting", port=port.name, ifindex=source.ifindex, outward=outward)
         except AgentError as error:
             if error.kind == "gone":
                 raise
@@ -297,7 +294,10 @@ class Cutter:
             device=place["gate"],
             minor=source.minor,
             ways=ways,
+            spares=source.spares(),
+            on=place["on"],
             tap=place["tap"],
+            sender=place["sender"],
             mark=place["mark"],
             answered_before=place["counts"],
         )
@@ -319,7 +319,7 @@ class Cutter:
         if not complaints:
             filters, qdiscs = answer["shown"][0], flat(answer["shown"][1:])
             differences = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
-            differences += readback.filter_differences(filters, source.spares())
+            differences += [] if cut.at_gate else readback.filter_differences(filters, source.spares())
             cut.lost_before = cut.lost_packets((), qdiscs)
         if complaints or differences:
             self._ports.suspect(port)

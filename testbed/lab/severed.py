@@ -48,13 +48,19 @@ class Cut:
     how: str
     """`DROP` or `REJECT`."""
     device: str
-    """Where its filters are: the port's device, or its gate."""
+    """Where its filters are: the port's device, or its gate (`netem.rejecting`)."""
     minor: int
     """The source's, on the port."""
     ways: Sequence[qdisc.Filter]
     """What leads into it."""
+    spares: Sequence[qdisc.Filter] = ()
+    """At a gate: what these let pass is not of the link. They stay there, for other links."""
+    on: str = ""
+    """Where they let it pass to; see `rejecting.spare`."""
     tap: str = ""
     """Where a cut that rejects redirects to."""
+    sender: int = 0
+    """Whose tap that is, to the agent."""
     mark: int | None = None
     """The mark of answers, which pass the gate."""
     flapping: Playback | None = None
@@ -72,7 +78,9 @@ class Cut:
 
     def prepare(self) -> list[str]:
         """The tc lines for what its filters lead to."""
-        return [] if self.at_gate else qdisc.cut(self.device, self.minor, ())
+        if self.at_gate:
+            return [rejecting.spare(self.device, spare, self.on) for spare in self.spares]
+        return qdisc.cut(self.device, self.minor, ())
 
     def put(self) -> list[str]:
         """The lines that cut."""
@@ -97,7 +105,8 @@ class Cut:
     def differences(self, filters: Any, qdiscs: Any) -> list[readback.Difference]:
         """Every way in which the kernel does not cut as asked."""
         if self.at_gate:
-            return rejecting.differences(filters, self.ways, self.tap, self.mark)
+            spared = rejecting.differences(filters, self.spares, self.on, None)
+            return spared + rejecting.differences(filters, self.ways, self.tap, self.mark)
         return self.netem_differences(qdiscs) + readback.filter_differences(filters, self.ways)
 
     def netem_differences(self, qdiscs: Any) -> list[readback.Difference]:

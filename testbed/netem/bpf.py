@@ -5,7 +5,7 @@ Linux, networking/filter.rst; tc-bpf(8).
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_network
 
 Instructions = tuple[tuple[int, int, int, int], ...]
 """Instructions: code, jumps if true and if false, operand."""
@@ -13,13 +13,13 @@ Instructions = tuple[tuple[int, int, int, int], ...]
 # linux/bpf_common.h, linux/filter.h
 LD, LDH, LDB, LDH_X, LDB_X = 0x20, 0x28, 0x30, 0x48, 0x50
 LDX, LDX_HEADER, LD_MEMORY, ST = 0x01, 0xB1, 0x60, 0x02
-TAX, TXA, ADD, ADD_X, SUBTRACT_X, SHIFT, LD_LENGTH = 0x07, 0x87, 0x04, 0x0C, 0x1C, 0x64, 0x80
+TAX, TXA, ADD, ADD_X, SUBTRACT_X, SHIFT, AND, LD_LENGTH = 0x07, 0x87, 0x04, 0x0C, 0x1C, 0x64, 0x54, 0x80
 JUMP, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x05, 0x15, 0x35, 0x45, 0x06
 # cls_bpf.c: -1 is "match, with the filter's own actions", 0 is "no match".
 MATCH, MISS = 0xFFFFFFFF, 0
 
 # Offsets from the frame's begin: Ethernet, then RFC 791 and RFC 8200.
-FROM_MAC, IP = 6, 14
+TO_MAC, FROM_MAC, IP = 0, 6, 14
 # SKF_AD_OFF and beyond, no bytes of the packet: SKF_AD_MARK, SKF_AD_PROTOCOL, SKF_AD_VLAN_TAG_PRESENT
 MARK, ETHERTYPE, TAGGED = 0xFFFFF000 + 20, 0xFFFFF000, 0xFFFFF000 + 48
 OTHERS_ETHERTYPES = (0x0800, 0x86DD, 0x0806)
@@ -50,18 +50,23 @@ class Assembler:
         """Add one instruction, and the labels that it jumps to."""
         self._code.append((code, yes, no, operand))
 
-    def interface(self, mac: str) -> None:
-        """Continue if the frame comes from this interface, else jump to ``miss``."""
+    def interface(self, mac: str, place: int = FROM_MAC) -> None:
+        """Continue if the frame comes from this interface, or goes to it (`TO_MAC`), else jump to ``miss``."""
         packed = bytes.fromhex(mac.replace(":", ""))
-        for code, place, part in ((LD, FROM_MAC, packed[:4]), (LDH, FROM_MAC + 4, packed[4:])):
-            self.add(code, place)
+        for code, at, part in ((LD, place, packed[:4]), (LDH, place + 4, packed[4:])):
+            self.add(code, at)
             self.add(EQUAL, int.from_bytes(part), no="miss")
 
     def address(self, address: str, place: int, *, no: str = "miss") -> None:
-        """Continue if this address is at an offset."""
-        packed = ip_address(address).packed
+        """Continue if this address, or one of this network, is at an offset."""
+        network = ip_network(address)
+        packed, mask = network.network_address.packed, network.netmask.packed
         for at in range(0, len(packed), 4):
+            if not (own := int.from_bytes(mask[at : at + 4])):
+                break
             self.add(LD, place + at)
+            if own != MATCH:
+                self.add(AND, own)
             self.add(EQUAL, int.from_bytes(packed[at : at + 4]), no=no)
 
     def option(self) -> None:

@@ -1,5 +1,7 @@
 """Cuts that reject: compile them to filters at the switch's gate, and compare those with the read-back. Pure.
 
+A gate is in tc's words: a device and ``egress``, or ``ingress`` for what a host sends beyond the stack.
+
 The gate is the device of the machine's own kernel through which every packet to a host leaves the switch, before any
 qdisc. That kernel may have no flower. So the keys of a `qdisc.Filter` become a classic BPF program, which every kernel
 with cls_bpf takes without further capabilities (Linux, networking/filter.rst; tc-bpf(8)). Packets that it matches are
@@ -16,6 +18,7 @@ from testbed.netem.qdisc import Filter
 from testbed.netem.readback import Difference
 from testbed.spec.links import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 
+_PASSED = "nothing done with it"
 _LISTENERS_OPTIONS_BYTES = 8  # RFC 3810, section 5: a router alert, and nothing else
 
 
@@ -32,11 +35,10 @@ def program(wanted: Filter, mark: int | None = None) -> bpf.Instructions:
         for ethertype in bpf.OTHERS_ETHERTYPES:
             to.add(bpf.EQUAL, ethertype, yes="miss")
         to.label("rest")
-        to.interface(str(wanted.keys["src_mac"]))
+        _interfaces(to, wanted)
         return to.end()
     is_v4 = wanted.family == "ip"
-    if "src_mac" in wanted.keys:
-        to.interface(str(wanted.keys["src_mac"]))
+    _interfaces(to, wanted)
     if "src_ip" in wanted.keys:
         to.address(str(wanted.keys["src_ip"]), bpf.V4_SOURCE if is_v4 else bpf.V6_SOURCE)
     if "dst_ip" in wanted.keys:
@@ -48,6 +50,12 @@ def program(wanted: Filter, mark: int | None = None) -> bpf.Instructions:
     else:
         _narrow_v6(to, number, ports)
     return to.end()
+
+
+def _interfaces(to: bpf.Assembler, wanted: Filter) -> None:
+    for key, place in (("src_mac", bpf.FROM_MAC), ("dst_mac", bpf.TO_MAC)):
+        if key in wanted.keys:
+            to.interface(str(wanted.keys[key]), place)
 
 
 def _narrow_v4(to: bpf.Assembler, number: int | None, ports: Iterable[tuple[int, int]]) -> None:
@@ -121,6 +129,15 @@ def put(gate: str, wanted: Filter, tap: str, mark: int | None) -> str:
     return f"filter replace {_where(gate, wanted)} bpf {code} action mirred egress redirect dev {tap}"
 
 
+def spare(gate: str, wanted: Filter, on: str) -> str:
+    """The line that lets pass what a filter matches, whatever later filters reject.
+
+    ``on``: the device to which the gate's last filter redirects everything; empty: no action, so it goes on by itself.
+    """
+    action = f" action mirred egress redirect dev {on}" if on else ""
+    return f"filter replace {_where(gate, wanted)} bpf {bpf.bytecode(program(wanted))}{action}"
+
+
 def get(gate: str, wanted: Filter) -> str:
     """The line that reads it back."""
     return f"filter get {_where(gate, wanted)} bpf"
@@ -133,31 +150,32 @@ def delete(gate: str, wanted: Filter) -> str:
 
 def show(gate: str) -> str:
     """The read-back of all of them."""
-    return f"filter show dev {gate} egress"
+    return f"filter show dev {gate}"
 
 
 def _where(gate: str, wanted: Filter) -> str:
-    return f"dev {gate} egress protocol {wanted.family} prio {wanted.priority} handle {wanted.handle:#x}"
+    return f"dev {gate} protocol {wanted.family} prio {wanted.priority} handle {wanted.handle:#x}"
 
 
 def differences(
     shown: Iterable[Mapping[str, Any]], wanted: Iterable[Filter], tap: str, mark: int | None
 ) -> list[Difference]:
-    """Whether each filter is installed, is the compiled program, and redirects to the tap."""
+    """Whether each filter is installed, is the compiled program, and redirects to the tap; empty: does nothing."""
     installed = _installed(shown)
     differing = []
     for want in wanted:
         keys = " ".join(f"{name} {value}" for name, value in want.keys.items())
         options = installed.get((want.priority, want.handle))
-        requested = f"{keys} redirected to {tap}"
+        target = f"redirect {tap}" if tap else _PASSED
+        requested = f"{keys}: {target}"
         if options is None:
             differing.append(Difference("rejecting filter", requested, "none"))
             continue
         steps = options.get("bytecode", {}).get("insns", ())
         if tuple((step["code"], step["jt"], step["jf"], step["k"]) for step in steps) != program(want, mark):
             differing.append(Difference("rejecting filter", requested, "another program"))
-        if (target := _target(options)) != f"redirect {tap}":
-            differing.append(Difference("rejecting filter", requested, target))
+        if (reported := _target(options)) != target:
+            differing.append(Difference("rejecting filter", requested, reported))
     return differing
 
 
@@ -187,4 +205,4 @@ def _installed(shown: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], Mapp
 def _target(options: Mapping[str, Any]) -> str:
     for action in options.get("actions", ()):
         return f"{action.get('mirred_action', action.get('kind'))} {action.get('to_dev', '')}".strip()
-    return "nothing done with it"
+    return _PASSED

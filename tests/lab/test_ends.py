@@ -180,8 +180,27 @@ def test_a_cut_lasts_until_it_is_mended_and_others_are_reached(lab: Lab, session
         await_condition(lambda: reached("api"), bool, deadline_s=10)
         lab.verifier.verify()
     assert all(evidence.met_packets for evidence in lab.ledger.evidence if "cut" in evidence.asked)
-    with pytest.raises(InvalidValueError, match="cannot be rejected yet: cut it silently"):
-        lab.cut("localhost -> api", reject=True)
+
+
+@pytest.mark.parametrize("ends", ["localhost -> api", "api -> localhost"])
+def test_a_cut_that_rejects_is_answered_at_once_and_leaves_others(
+    lab: Lab, session: requests.Session, ends: str
+) -> None:
+    """Not by the published port, whose proxy accepts for the service."""
+    if not isinstance(lab, ComposeLab):
+        pytest.skip("hosts of a local lab have no address on this machine")
+    address = lab.host("api").addresses()[0], PORT
+    socket.create_connection(address, timeout=5).close()
+    lab.cut(ends, reject=True)
+    with pytest.raises(ConnectionRefusedError if ends.startswith("localhost") else OSError):
+        socket.create_connection(address, timeout=1)
+    assert session.get(f"{lab.host('other').url('http', PORT)}/1", timeout=5).text == "x"
+    lab.verifier.verify()
+    (evidence,) = lab.ledger.evidence
+    assert (evidence.link, evidence.problems) == (ends, [])
+    assert evidence.met_packets
+    lab.mend()
+    socket.create_connection(address, timeout=5).close()
 
 
 def test_the_steps_of_a_timeline(lab: Lab, session: requests.Session) -> None:
@@ -290,6 +309,14 @@ def test_an_outside_that_is_cut_off_leaves_the_service_to_this_process(
     }
     lab.mend()
     assert outside.answered_s(lab, 1) < 0.1
+    for refused in ("api -> outside", f"api -> {outside.network} tcp/7000"):
+        lab.cut(refused, reject=True)
+        done = lab.host("api").run(["python3", "-c", _ASK, outside.address, "7000", "1"])
+        assert "ConnectionRefusedError" in done.stderr, refused
+        assert least(session, lab, "api", count=3) < 0.1
+        lab.mend()
+    lab.verifier.verify()
+    assert all(not seen.problems for seen in lab.ledger.evidence)
     with pytest.raises(InvalidValueError, match="testbed has no program outside the stack"):
         lab.prove("api -> outside")
 

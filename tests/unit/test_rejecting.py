@@ -53,6 +53,26 @@ def udp(sport: int, dport: int) -> bytes:
     return struct.pack("!HHHH", sport, dport, 12, 0) + b"word"
 
 
+def test_what_goes_to_the_gateway_and_networks_behind_it_matches() -> None:
+    gateway = qdisc.Gateway(mac="02:00:00:00:00:0b", outward=True, last=True)
+    (way,) = severed.ways(severed.REJECT, 0x10, ["203.0.113.128/26"], Traffic.parse("tcp/80"), gateway=gateway)[:1]
+
+    def matches(address: str, *, mac: str = gateway.mac, port: int = 80) -> bool:
+        frame = ipv4(A4, address, 6, tcp(1, port))
+        return runs(rejecting.program(way), bytes.fromhex(mac.replace(":", "")) + frame[6:])
+
+    assert matches("203.0.113.128")
+    assert matches("203.0.113.191")
+    assert not matches("203.0.113.192")
+    assert not matches("203.0.113.127")
+    assert not matches("203.0.113.130", mac="02:00:00:00:00:0c")
+    assert not matches("203.0.113.130", port=81)
+    (six,) = severed.ways(severed.REJECT, 0x10, ["fd00:1::/33"], Traffic(), gateway=gateway)[:1]
+    to = bytes.fromhex(gateway.mac.replace(":", ""))
+    assert runs(rejecting.program(six), to + ipv6(A6, "fd00:1:7fff::1", 6, tcp(1, 2))[6:])
+    assert not runs(rejecting.program(six), to + ipv6(A6, "fd00:1:8000::1", 6, tcp(1, 2))[6:])
+
+
 def test_all_of_a_hosts_packets_match_and_nobody_elses() -> None:
     whole = Kernel("", A4)
     assert whole.matches(ipv4(A4, B4, 6, tcp(1, 2)))
