@@ -27,6 +27,7 @@ from testbed.commands import (
     results,
     schema,
     stack,
+    watch,
 )
 from testbed.commands.console import ERR
 from testbed.commands.options import example
@@ -84,7 +85,7 @@ def cli() -> None:
 
 
 _TESTS = (paper, results, merge, replay, baseline, ab, envelope, compare)
-for _module in (stack, hosts, links, machine, *_TESTS, kernel, init, importing, clean, schema, completion):
+for _module in (stack, hosts, links, watch, machine, *_TESTS, kernel, init, importing, clean, schema, completion):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

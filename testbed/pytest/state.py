@@ -508,6 +508,7 @@ def bring_up(config: pytest.Config, lab: Lab) -> bool:
     try:
         with timed(config):
             lab.up()
+            _let_watch(config, lab)
     except TestbedError as error:
         message = str(error)
         kind, why = chosen(config)
@@ -517,6 +518,12 @@ def bring_up(config: pytest.Config, lab: Lab) -> bool:
         config.stash[UNFIT] = isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError)
         return False
     return True
+
+
+def _let_watch(config: pytest.Config, lab: Lab) -> None:
+    from testbed.pytest.watched import let_watch  # it brings what labs import
+
+    let_watch(config, lab)
 
 
 @contextmanager
@@ -562,6 +569,7 @@ class Together:
             lab = new_lab(self._config, stack)
             lab.up()
             self._undo.callback(lab.down)
+            _let_watch(self._config, lab)
             self._up[stack] = lab
         return self._up[stack]
 

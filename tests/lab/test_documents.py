@@ -38,6 +38,8 @@ REASONS = {
     "it takes a minute; tests/lab/test_virtual_replay.py runs such a test": r"^\$ pytest --virtual-time",
     "it asks for another machine, which tests do not have": "DOCKER_HOST=ssh://",
     "tests/lab/test_podman.py starts that service in a place of its own": "podman system service",
+    "it needs a session that runs meanwhile; tests/lab/test_watch.py watches one": "testbed watch",
+    "a part of a file; tests/lab/test_resolver.py runs such a stack": "ipv4_address: 10.53.0.53",
     "it is for Windows": "usermod",
     "it is for macOS": "limactl",
     "it wants a terminal; tests/lab/test_shell.py gives it one": "testbed shell",

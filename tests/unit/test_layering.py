@@ -246,6 +246,7 @@ ONLY_IN: dict[str, set[str]] = {
                 "trails",
                 "trial",
                 "virtual",
+                "watched",
                 "workers",
             )
         ),
