@@ -58,7 +58,7 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
         "loss": [qdisc.leaf(device, minor, _LOSS), qdisc.show(device)],
         # Back from b everything is cut, too, at a's own port: answers to a must pass.
         "silent": [*qdisc.root("vetha"), *qdisc.cut("vetha", minor, qdisc.cut_filters(minor, ["10.9.0.2"]))],
-        "reject": [rejecting.put(device, _WAY, "TAP", _MARK), rejecting.show(device)],
+        "reject": [rejecting.put(f"{device} egress", _WAY, "TAP", _MARK), rejecting.show(f"{device} egress")],
         "mark": str(_MARK),
     }
     given = {
@@ -114,7 +114,7 @@ def test_the_host_engine_loses_the_same_packets_for_the_same_seed(inside: dict[s
 
 def test_the_host_engine_rejects(inside: dict[str, Any]) -> None:
     tap, shown = inside["rejecting"]["tap"], inside["reject"]["shown"][-1]
-    assert inside["rejecting"]["gate"] == "vethb"
+    assert inside["rejecting"]["gate"] == "vethb egress"
     mark = inside["rejecting"]["mark"]
     assert rejecting.differences(shown, [_WAY], tap, mark) == []
     assert inside["knocked"] == ["ECONNREFUSED", "ECONNREFUSED"]
