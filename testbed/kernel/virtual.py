@@ -8,6 +8,7 @@ that are named. Its output goes through files, because a console would be an eve
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import testbed.agent
 from testbed import kernel
@@ -95,6 +96,20 @@ class _EventLines:
 
     def flush(self) -> None:
         """Nothing waits but a line that is not whole."""
+
+
+class _Unseen(io.BytesIO):
+    def __init__(self, real: BinaryIO) -> None:
+        super().__init__()
+        self.fileno, self.isatty = real.fileno, real.isatty  # type: ignore[method-assign]  # as the programs are told
+
+    def write(self, content: Any, /) -> int:
+        return len(memoryview(content))
+
+
+def unseen(real: BinaryIO) -> BinaryIO:
+    """Output that nobody sees. To the programs that write it, it is the real one."""
+    return _Unseen(real)
 
 
 def only(option: str, value: str, possible: str) -> str:

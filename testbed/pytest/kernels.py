@@ -79,13 +79,21 @@ class Kernels:
         run: RunKernel,
         say: Callable[[str], None],
         undo: ExitStack,
+        replay: Callable[[Mapping[str, Share]], None],
     ) -> None:
-        """``say`` takes a line for the user; ``undo`` is closed when the session is over."""
+        """``say`` takes a line for the user; ``undo`` is closed when the session is over.
+
+        ``replay``: replays what failed then; it takes the share of each test, by the test's id.
+        """
         self._config = config
         self._shares = shares
         self._run = run
         self._say = say
         self._undo = undo
+        self._replay = replay
+        self._ran: dict[str, Share] = {}
+        self._whole = False
+        """Whether the session came to its end."""
         self._events: queue.SimpleQueue[tuple[_Kernel, str | int | Exception]] = queue.SimpleQueue()
         self._threads: dict[_Kernel, threading.Thread] = {}
         self._uncollected: set[str] = set()
@@ -97,9 +105,15 @@ class Kernels:
         if terminal is not None:
             terminal.showfspath = False
 
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Take note of how it ended."""
+        self._whole = exitstatus == pytest.ExitCode.TESTS_FAILED
+
     def pytest_unconfigure(self) -> None:
-        """Undo what was made for the kernels."""
-        self._undo.close()
+        """Replay what failed, and undo what was made for the kernels."""
+        with self._undo:
+            if self._whole:
+                self._replay(self._ran)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> bool:
@@ -216,6 +230,8 @@ class Kernels:
             case "logreport":
                 report = self._deserialized(event)
                 vars(report).update(node=kernel)
+                if (result := getattr(report, "testbed_result", None)) is not None:
+                    self._ran[result["id"]] = kernel.share
                 hook.pytest_runtest_logreport(report=report)
             case "logfinish":
                 hook.pytest_runtest_logfinish(nodeid=event["nodeid"], location=tuple(event["location"]))

@@ -7,8 +7,8 @@ import platform
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,10 +30,13 @@ def run_again(config: pytest.Config) -> int | None:
         try:
             seed, limit_s = _check(config)
             _say(f"virtual time, seed {seed}")
+            undo.enter_context(_present(_files(config)))
             run = _prepared(config, seed, limit_s, undo)
+            replaying = replays.Replays(config, run, _say)
             if (shares := _shares(config)) is None:
-                with replays.afterwards(config, run, _say, files=_files(config)):
-                    return run(None, _say, None)
+                status = run(None, _say, None)
+                replaying.replay()
+                return status
         except TestbedError as error:
             sys.stderr.write(f"testbed: {error}\n")
             return state.WRONG_USE
@@ -44,8 +47,29 @@ def run_again(config: pytest.Config) -> int | None:
         vars(config.option).update(
             lab="local", netem="host", testbed_seed=None if config.option.testbed_seeds else seed
         )
-        config.pluginmanager.register(Kernels(config, shares, run=run, say=_say, undo=undo.pop_all()), state.KERNELS)
+        kernels = Kernels(config, shares, run=run, say=_say, undo=undo.pop_all(), replay=replaying.replay)
+        config.pluginmanager.register(kernels, state.KERNELS)
     return None
+
+
+@contextmanager
+def _present(files: Sequence[Path]) -> Iterator[None]:
+    """Have all of these files be there, if empty: a file that is there in later runs alone would move their packets."""
+    made = [file for file in files if not file.exists()]
+    folders = {folder for file in made for folder in file.parents if not folder.exists()}
+    with suppress(OSError):  # whoever cannot write one says so
+        for file in made:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    try:
+        yield
+    finally:
+        for file in made:
+            if file.is_file() and not file.stat().st_size:
+                file.unlink()
+        for folder in sorted(folders, reverse=True):
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
 def _shares(config: pytest.Config) -> list[Share] | None:
@@ -96,9 +120,9 @@ def _prepared(config: pytest.Config, seed: int, limit_s: float, undo: ExitStack)
         environment = {} if again is None else again.environment()
         if share is not None:
             additions += ["-p", "no:terminal"]
-            environment = share.variables(seed)
+            environment |= share.variables(seed)
         stdout, stderr = (
-            stream.buffer if again is replay else replays.unseen(stream.buffer) for stream in (sys.stdout, sys.stderr)
+            stream.buffer if again is replay else virtual.unseen(stream.buffer) for stream in (sys.stdout, sys.stderr)
         )
         words = shlex.join(additions)
         environment[virtual.ADDITIONS] = f"{os.environ.get(virtual.ADDITIONS, '')} {words}".strip()

@@ -126,10 +126,21 @@ def test_a_test_that_failed_is_replayed_with_its_packets_and_tcp_info_at_no_cost
     assert sum(map(len, kept)) == packets
     assert any("client :" in series["name"] for series in replayed["tcp_info"]["series"])
     assert "TCP_INFO in the replay" in (tmp_path / "report" / "index.html").read_text()
-    assert (tmp_path / "junit.xml").is_file()
-    (tmp_path / "junit.xml").unlink()
+    assert (tmp_path / "junit.xml").stat().st_size, "it moves nothing that there is one now"
 
     output, test = failed(0)
     assert "replayed" not in test
     assert "replaying" not in output
     assert test["packets"] == digests, "the first run does nothing for its replay"
+
+
+def test_a_test_of_one_of_several_kernels_is_replayed_in_its_share(tmp_path: Path) -> None:
+    bytecode.ensure(print)
+    exchange_project.lay_out(tmp_path)
+    (tmp_path / "test_one.py").write_text("def test_passes(lab):\n    assert lab\n")
+    (tmp_path / "test_two.py").write_text(FAILS)
+    words = ("-p", "no:cacheprovider", "--virtual-time", "--testbed-seed", "7", "-n", "2", "--testbed-replays", "1")
+    output = run(tmp_path, "pytest", *words, status=1)
+    tests = {test.id: test.last.content for test in load(tmp_path / "report" / "results.jsonl").tests}
+    replayed = tests["test_two.py::test_that_fails"]["replayed"]
+    assert f"replayed, identical: all {replayed['packets']} packets at 2 ports are in report/captures/" in output

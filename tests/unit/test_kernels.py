@@ -128,6 +128,16 @@ def test_output_and_junit_are_as_with_workers_of_xdist(tmp_path: Path) -> None:
     assert cases == {"test_one": [], "test_two": ["properties"], "test_three": ["failure"], "test_four": ["skipped"]}
 
 
+def test_files_that_are_written_outside_of_folders_are_there_from_the_first_run_on(tmp_path: Path) -> None:
+    suite = "from pathlib import Path\n\ndef test_it():\n    assert Path('new/junit.xml').read_text() == ''\n"
+    done = run(tmp_path, "--junitxml", "new/junit.xml", suite=suite)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "new" / "junit.xml").stat().st_size
+    done = run(tmp_path, "--junitxml", "none/junit.xml", suite=suite, environment={"FAULT": "1"})
+    assert "a fault" in done.stderr
+    assert not (tmp_path / "none").exists(), "nothing was written"
+
+
 def test_tests_are_divided_as_dist_says() -> None:
     class Item:
         def __init__(self, nodeid: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -19,6 +19,7 @@ from testbed.evidence.series import Series
 from testbed.evidence.trail import Passed, Trail
 from testbed.evidence.verdict import Verdict
 from testbed.pytest import replays
+from testbed.pytest.share import Share
 from testbed.report import run as report
 from testbed.units import parse_time
 
@@ -52,13 +53,23 @@ class Kernel:
         self.folder = folder
         self.digests = {False: "01" if moved else "00", True: "01" if moved_by_reading else "00"}
         self.requests: list[Replay] = []
-        self.there: list[bool] = []
+        self.shares: list[Share | None] = []
+        self.there: list[str] = []
         self.turn = threading.Lock()
 
-    def __call__(self, share: None, say: Callable[[str], None], event: None, stop: object, again: Replay) -> int:
+    def __call__(
+        self,
+        share: Share | None,
+        say: Callable[[str], None],
+        event: Callable[[str], None] | None,
+        stop: object,
+        again: Replay | None,
+    ) -> int:
+        assert again is not None
         with self.turn:
             self.requests.append(again)
-            self.there.append((self.folder / "junit.xml").exists())
+            self.shares.append(share)
+            self.there.append((self.folder / "junit.xml").read_text())
         tests = []
         for name in again.tests:
             reads = name in again.observe_every_s
@@ -68,11 +79,25 @@ class Kernel:
             tests.append(test)
             (Path(again.into) / path).parent.mkdir(parents=True)
             (Path(again.into) / path).write_bytes(f"{name} {reads}".encode())
-        lay_out(Path(again.into, "report", "results.jsonl"), tests)
+        if share is None:
+            lay_out(Path(again.into, "report", "results.jsonl"), tests)
+            return 1
+        assert event is not None
+        for test in tests:
+            for content in ({}, {"testbed_result": test.as_json()}):
+                event(json.dumps({"event": "logreport", "report": content}))
+        event(json.dumps({"event": "end"}))
         return 1
 
 
-def session(folder: Path, tests: list[results.TestResult] | None, run: Any, *, most: str | None = None) -> list[str]:
+def session(
+    folder: Path,
+    tests: list[results.TestResult] | None,
+    run: Any,
+    *,
+    most: str | None = None,
+    shares: Mapping[str, Share] = MappingProxyType({}),
+) -> list[str]:
     """What is told of a session that writes these results, or none, and a JUnit file."""
     options = {"--testbed-results": "report/results.jsonl", "--testbed-replays": most, "--testbed-seeds": None}
     config: Any = SimpleNamespace(
@@ -81,10 +106,11 @@ def session(folder: Path, tests: list[results.TestResult] | None, run: Any, *, m
         option=SimpleNamespace(collectonly=False),
     )
     lines: list[str] = []
-    with replays.afterwards(config, run, lines.append, files=[folder / "junit.xml"]):
-        if tests is not None:
-            lay_out(folder / "report" / "results.jsonl", tests)
-        (folder / "junit.xml").write_text("<of the first run/>")
+    replaying = replays.Replays(config, run, lines.append)
+    if tests is not None:
+        lay_out(folder / "report" / "results.jsonl", tests)
+    (folder / "junit.xml").write_text("<of the first run/>")
+    replaying.replay(shares)
     return lines
 
 
@@ -107,8 +133,7 @@ def test_the_first_tests_that_failed_are_replayed_and_their_packets_kept(tmp_pat
         (("t.py::b",), {"t.py::b": 0.005}),
         (("t.py::b", "t.py::c"), {}),
     ], "of c, the test itself has read TCP_INFO"
-    assert kernel.there == [False, False]
-    assert (tmp_path / "junit.xml").read_text() == "<of the first run/>"
+    assert kernel.there == ["<of the first run/>"] * 2, "it would be lost with a session that is killed now"
     kept = "report/captures/b/replay/server@lan.pcapng"
     assert (tmp_path / kept).read_text() == "t.py::b False"
     parting = "server@lan: packet 1 differs, by 0.000001 s"
@@ -129,6 +154,28 @@ def test_the_first_tests_that_failed_are_replayed_and_their_packets_kept(tmp_pat
         "t.py::c: replayed, identical: all 1 packets at 1 ports are in report/captures/c/replay",
     ]
     assert "TCP_INFO, read every 5ms" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_tests_of_several_kernels_are_replayed_each_with_its_share(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path)
+    first, second = (Share(worker=f"gw{number}", number=number, count=2) for number in range(2))
+    tests = [result_of("d"), result_of("c", observed=True), result_of("b"), result_of("lost")]
+    lines = session(tmp_path, tests, kernel, shares={"t.py::b": first, "t.py::c": second, "t.py::d": second})
+    ran = zip(kernel.shares, kernel.requests, strict=True)
+    assert sorted((share.number, request.tests, *request.observe_every_s) for share, request in ran if share) == [
+        (0, ("t.py::b",)),
+        (0, ("t.py::b",), "t.py::b"),
+        (1, ("t.py::c", "t.py::d")),
+        (1, ("t.py::d",), "t.py::d"),
+    ], "by name: which kernel ended first is chance"
+    assert len({request.into for request in kernel.requests}) == 4
+    replayed = written(tmp_path)
+    assert {name: content["same"] for name, content in replayed.items()} == dict.fromkeys(
+        ("t.py::b", "t.py::c", "t.py::d"), True
+    )
+    assert (tmp_path / replayed["t.py::d"]["captures"][0]).read_text() == "t.py::d False"
+    assert [name for name, content in replayed.items() if content["tcp_info"]] == ["t.py::d", "t.py::b"]
+    assert lines[0].startswith("replaying 3 failed tests ")
 
 
 def test_a_replay_that_is_not_the_same_says_so(tmp_path: Path) -> None:
@@ -172,7 +219,6 @@ def test_a_kernel_that_dies_changes_nothing_of_the_results(tmp_path: Path) -> No
 
     assert session(tmp_path, [result_of("b")], dies)[1:] == ["not replayed: the kernel did not run to its end"]
     assert written(tmp_path) == {}
-    assert (tmp_path / "junit.xml").read_text() == "<of the first run/>"
 
 
 def test_what_a_file_says_wrongly_of_a_replay_is_refused(tmp_path: Path) -> None:
