@@ -8,8 +8,9 @@ still accepts the connections in the listener's queue, and reads and answers the
 ``--drain`` seconds; then it stops. Exit status: see images/README.md.
 """
 
+from __future__ import annotations
+
 import argparse
-import asyncio
 import contextlib
 import os
 import select
@@ -21,11 +22,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wire
 from journal import JournalWriter, now_ns
 from stopping import Stop
+
+if TYPE_CHECKING:
+    import asyncio
 
 _READ_BYTES = 65536
 
@@ -295,6 +299,9 @@ def with_selectors(server: TcpServer) -> None:  # noqa: C901  # small functions 
 
 def with_asyncio(server: TcpServer) -> None:
     """Serve all connections in one thread, as coroutines."""
+    global asyncio  # a third of this program's memory, which every fork would copy
+    import asyncio
+
     asyncio.run(_coroutines(server))
 
 

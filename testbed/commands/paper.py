@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from testbed.backends.choice import decide
 from testbed.commands.console import OUT, say, see_room, write
 from testbed.commands.labs import OwnStack, own_stack_options
 from testbed.commands.options import command, example
-from testbed.commands.virtual import virtual_time_option
+from testbed.commands.virtual import Again, virtual_time_option
 from testbed.evidence.verdict import Verdict
+from testbed.kernel.variables import is_inside
 from testbed.paper import demo as demonstration
 from testbed.paper.demopage import demo_page
 from testbed.paper.demotable import LiveDemo, print_server_output, print_undelivered
+from testbed.paper.outcomes import ClaimOutcome
 from testbed.writing import write_whole
 
 
@@ -62,8 +65,25 @@ def demo(
     return 1 if run.lost else 0
 
 
+def _in_kernels(again: Again, arguments: Mapping[str, Any]) -> int:
+    """Each claim in a kernel of its own: its outcome is the same with and without the others."""
+    claims = the_paper.chosen(arguments["only"].split(","))
+    folder, as_json = again.folder, arguments["as_json"]
+    outcomes: dict[str, ClaimOutcome] = {}
+    see_room(folder, *the_paper.WRITTEN)
+    shares = the_paper.shares(claims)
+    with again.shared([("--only", ",".join(share)) for share in shares]) as written:
+        of = {name: folder for share, folder in zip(shares, written, strict=True) for name in share}
+        for claim in claims:
+            inputs, theirs = the_paper.read(of[claim.id].result())
+            outcomes[claim.id] = theirs[claim.id]
+            the_paper.take_evidence(of[claim.id].result(), folder, theirs[claim.id])
+            _tell(claim.id, outcomes, folder, inputs, as_json=as_json)
+    return _tell_all(claims, outcomes, folder, as_json=as_json)
+
+
 @command()
-@virtual_time_option
+@partial(virtual_time_option, run_again=_in_kernels)
 @own_stack_options
 @click.option("--only", default="", metavar="C2,C6", help="Only these claims.")
 @click.option("--quick", is_flag=True, help="Try fewer conditions; takes a minute or two.")
@@ -97,14 +117,34 @@ def paper(
     if todo:
         with stack.lab() as lab:
             for number, claim in enumerate(todo, 1):
-                say(f"[{number}/{len(todo)}] {claim.id} {claim.name}: {claim.text}")
+                count = "" if is_inside() else f"[{number}/{len(todo)}] "
+                say(f"{count}{claim.id} {claim.name}: {claim.text}")
                 outcome = the_paper.examine(claim, lab, folder, quick=quick, say=say, earlier=outcomes)
                 outcomes[claim.id] = outcome
-                the_paper.keep(folder, outcomes, inputs)
-                the_paper.write_report(folder, outcomes, inputs)
-                if not as_json:
-                    write(f"{claim.id:<4}{outcome.finding.of('claim'):<13} {outcome.sentence}")
+                _tell(claim.id, outcomes, folder, inputs, as_json=as_json)
     the_paper.write_report(folder, outcomes, inputs)
+    return _tell_all(claims, outcomes, folder, as_json=as_json)
+
+
+def _tell(
+    name: str,
+    outcomes: Mapping[str, ClaimOutcome],
+    folder: Path,
+    inputs: Mapping[str, object],
+    *,
+    as_json: bool,
+) -> None:
+    """Write and print the outcome of a claim, which was just found."""
+    the_paper.keep(folder, outcomes, inputs)
+    the_paper.write_report(folder, outcomes, inputs)
+    if not as_json:
+        write(f"{name:<4}{outcomes[name].finding.of('claim'):<13} {outcomes[name].sentence}")
+
+
+def _tell_all(
+    claims: Sequence[the_paper.Claim], outcomes: Mapping[str, ClaimOutcome], folder: Path, *, as_json: bool
+) -> int:
+    """Print all outcomes; returns the exit status."""
     decided = {claim.id: outcomes[claim.id] for claim in claims}
     if as_json:
         OUT.print_json(json.dumps({name: outcome.as_json() for name, outcome in decided.items()}))

@@ -94,6 +94,20 @@ def chosen(ids: Iterable[str]) -> list[Claim]:
     return [claim for claim in CLAIMS.values() if claim.id in wanted]
 
 
+_RESTS_ON = {"C8": "C2"}
+"""Claims that are judged by another one's experiment."""
+_LONG = ("C9", "C7", "C10", "C4", "C11", "C2")
+"""Claims that take the most processor time, the longest first."""
+
+
+def shares(claims: Iterable[Claim]) -> list[list[str]]:
+    """The claims' ids, those together that share an experiment; what takes longest comes first."""
+    groups: dict[str, list[str]] = {}
+    for claim in claims:
+        groups.setdefault(_RESTS_ON.get(claim.id, claim.id), []).append(claim.id)
+    return [groups[name] for name in sorted(groups, key=lambda name: (*_LONG, name).index(name))]
+
+
 def examine(
     claim: Claim,
     lab: Lab,
@@ -144,7 +158,8 @@ def inputs(lab: str, *, netem: str, quick: bool) -> dict[str, object]:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    return {"quick": quick, "lab": lab, "netem": netem, "experiments": digest.hexdigest()[:16]}
+    kernel = platform.release()
+    return {"quick": quick, "lab": lab, "netem": netem, "kernel": kernel, "experiments": digest.hexdigest()[:16]}
 
 
 def keep(folder: Path, outcomes: Mapping[str, ClaimOutcome], inputs: Mapping[str, object]) -> None:
@@ -156,24 +171,37 @@ def keep(folder: Path, outcomes: Mapping[str, ClaimOutcome], inputs: Mapping[str
 
 def kept(folder: Path, inputs: Mapping[str, object]) -> dict[str, ClaimOutcome]:
     """Decided outcomes of an earlier run with the same inputs. Raises InvalidValueError if the file is not ours."""
-    path = folder / _FILE
-    if not path.exists():
+    if not (folder / _FILE).exists():
         return {}
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        if body["version"] != _VERSION or body["inputs"] != inputs:
-            return {}
-        claims = ((name, claim) for name, claim in body["claims"].items() if name in CLAIMS)
-        outcomes = {name: ClaimOutcome.from_json(claim) for name, claim in claims}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidValueError(
-            f"{path}: not written by `testbed paper` ({error!r}); say --again, or --report"
-        ) from None
+    theirs, outcomes = read(folder)
+    if theirs != inputs:
+        return {}
     return {
         name: outcome
         for name, outcome in outcomes.items()
         if outcome.finding is not Verdict.INVALID and all((folder / file).exists() for file in outcome.evidence)
     }
+
+
+def read(folder: Path) -> tuple[Mapping[str, object], dict[str, ClaimOutcome]]:
+    """What `keep` has written: the inputs, none of another version's, and the outcomes. Raises InvalidValueError."""
+    path = folder / _FILE
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if body["version"] != _VERSION:
+            return {}, {}
+        claims = ((name, claim) for name, claim in body["claims"].items() if name in CLAIMS)
+        return body["inputs"], {name: ClaimOutcome.from_json(claim) for name, claim in claims}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidValueError(
+            f"{path}: not written by `testbed paper` ({error!r}); say --again, or --report"
+        ) from None
+
+
+def take_evidence(source: Path, folder: Path, outcome: ClaimOutcome) -> None:
+    """Take the files of an outcome over from another folder."""
+    for name in outcome.evidence:
+        write_whole(folder / name, (source / name).read_bytes(), below=Path.cwd())
 
 
 def write_report(folder: Path, outcomes: Mapping[str, ClaimOutcome], inputs: Mapping[str, object]) -> None:
@@ -193,7 +221,7 @@ def write_report(folder: Path, outcomes: Mapping[str, ClaimOutcome], inputs: Map
     about = {
         "lab": str(inputs["lab"]),
         "netem": str(inputs["netem"]),
-        "kernel of the hosts": platform.release(),
+        "kernel of the hosts": str(inputs["kernel"]),
         "conditions": "the fewer ones of --quick" if inputs["quick"] else "all",
         "experiments": str(inputs["experiments"]),
     }

@@ -20,7 +20,7 @@ from testbed.paper.context import ExperimentContext
 from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
 from testbed.report.page import Bars, Curves
 
-GIVEN = {"quick": True, "lab": "compose", "netem": "auto", "experiments": "0123"}
+GIVEN = {"quick": True, "lab": "compose", "netem": "auto", "kernel": "6.1", "experiments": "0123"}
 
 
 def row(held: bool | None, condition: str = "here") -> Condition:
