@@ -105,14 +105,15 @@ def talk(
     lab: Lab,
     *,
     neighbours: int = 8,
-    impairment: Impairment,
+    impairment: Impairment | Sequence[Mapping[str, str]],
     messages: int = 10,
     rate_per_s: float = 5.0,
     deadline_s: float = 60.0,
 ) -> Talked:
     """Impair every pair both ways, have all hosts talk at once, and judge each pair.
 
-    ``rate_per_s``: messages a second to each neighbour. Raises CommandTimeoutError, LabError.
+    ``impairment``: or the steps of a timeline. ``rate_per_s``: messages a second to each neighbour. Raises
+    CommandTimeoutError, LabError.
     """
     hosts = list(lab.hosts)
     talking = pairs(hosts, neighbours)
@@ -176,7 +177,7 @@ def _await(programs: Mapping[str, Program], text: str, deadline_s: float) -> Non
         return [name for name, program in programs.items() if text not in program.output]
 
     try:
-        await_condition(silent, lambda names: not names, deadline_s=deadline_s, every_s=0.1)
+        await_condition(silent, lambda names: not names, deadline_s=deadline_s, every_s=max(0.1, deadline_s / 1000))
     except NotSeenError:
         name = silent()[0]
         raise CommandTimeoutError(

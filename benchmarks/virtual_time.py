@@ -1,8 +1,9 @@
 """pytest in virtual time: wall time of whole processes, start included, and whether two runs are the same.
 
 The suites wait for an idle day; exchange a message every two seconds over a bad link, for an hour and for a day; and
-exchange 20 messages under a thousand seeds, on two kernels; with ``--quick`` under a hundred, and no day.
-Times are of this machine as it is: beside other work they grow, processor time less than wall time.
+exchange 20 messages under a thousand seeds, on two kernels; and 20 hosts gossip for an hour over links that change.
+With ``--quick`` under a hundred seeds, without the day and the gossip. Times are of this machine as
+it is: beside other work they grow, processor time less than wall time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.common import BenchmarkError, Check, Report
 from testbed.kernel import building, bytecode
 from tests.lab.programs import exchange_project
 
-IDLE_DAY_S, HOUR_S, DAY_S = 2.0, 5.0, 60.0
+IDLE_DAY_S, HOUR_S, DAY_S, GOSSIP_S = 2.0, 5.0, 60.0, 60.0
 """Bounds: wall time."""
 
 SEED_S = 0.3
@@ -36,6 +37,32 @@ import time
 def test_idle_day():
     time.sleep(86400)
 """
+_GOSSIP_STACK = """
+services:
+  peer:
+    image: none
+    x-testbed: {{local: {{path: {programs}, python: true}}}}
+    command: sleep infinity
+    deploy: {{replicas: 20}}
+    networks: [lan]
+    volumes: ["begin:/begin"]
+networks: {{lan: {{}}}}
+volumes: {{begin: {{}}}}
+"""
+_GOSSIP = """
+from benchmarks import gossip
+
+CHANGES = [{{"delay": "20ms", "jitter": "4ms", "loss": "1%"}}, {{"at": "60s", "loss": "10%"}},
+           {{"at": "90s", "outage": "20s"}}, {{"at": "120s", "delay": "200ms"}}, {{"repeat": "150s"}}]
+
+def test_gossip(lab):
+    amount = {{"messages": {messages}, "rate_per_s": 0.1, "deadline_s": {most_s}}}
+    talked = gossip.talk(lab, neighbours=4, impairment=CHANGES, **amount)
+    assert talked.complete
+    assert not talked.unexplained, talked.unexplained[:3]
+    assert talked.causes
+"""
+_GOSSIP_LASTING_S, _GOSSIP_EVERY_S = 3600, 10
 
 
 def measure(report: Report) -> None:
@@ -67,7 +94,21 @@ def measure(report: Report) -> None:
         report.check(
             Check(name="files that differ between two runs of one seed", value=differing, bound=0, unit="files")
         )
+        if not report.quick:
+            _measure_gossip(report, folder / "gossip")
     virtual_versions.measure(report)
+
+
+def _measure_gossip(report: Report, folder: Path) -> None:
+    """20 hosts that send each of four neighbours a message every 10 s, over links that change all the time."""
+    folder.mkdir()
+    stack = _GOSSIP_STACK.format(programs=common.ROOT / "images" / "common")
+    (folder / "compose.yaml").write_text(stack, encoding="utf-8")
+    text = _GOSSIP.format(messages=_GOSSIP_LASTING_S // _GOSSIP_EVERY_S, most_s=2 * _GOSSIP_LASTING_S)
+    (folder / "test_gossip.py").write_text(text, encoding="utf-8")
+    report.say("an hour of gossip of 20 hosts")
+    wall_s = _run(report, folder, "test_gossip.py")[0]
+    report.check(Check(name="1 h of gossip of 20 hosts over links that change", value=wall_s, bound=GOSSIP_S, unit="s"))
 
 
 def _measure_seeds(report: Report, folder: Path, seeds: int) -> None:
@@ -108,7 +149,9 @@ def _run(report: Report, folder: Path, suite: str) -> tuple[float, dict[str, byt
 def _pytest(report: Report, folder: Path, *words: str) -> str:
     """Run pytest in virtual time; returns its output. Raises BenchmarkError if a test fails."""
     environment = {name: value for name, value in os.environ.items() if name not in ("COMPOSE_FILE", "PYTEST_ADDOPTS")}
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--virtual-time", *words]
+    # Hypothesis's plugin, which its users alone have, imports half of Hypothesis at the end of each session.
+    usual = ("-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    argv = [sys.executable, "-m", "pytest", *usual, "--virtual-time", *words]
     began, before_s = time.monotonic(), _processor_s()
     done = subprocess.run(
         argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_DEADLINE_S
