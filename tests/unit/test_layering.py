@@ -110,7 +110,13 @@ ALONE: dict[str, tuple[str, ...]] = {
     "testbed.lab.channel": ("testbed.errors",),
     "testbed.compose.tied": (),
     "testbed.compose.shellwords": (),
-    "testbed.backends.docker.engine": ("testbed.errors", "testbed.text", "testbed.backends.docker.streams"),
+    "testbed.backends.docker.connecting": (),
+    "testbed.backends.docker.engine": (
+        "testbed.errors",
+        "testbed.text",
+        "testbed.backends.docker.connecting",
+        "testbed.backends.docker.streams",
+    ),
     "testbed.backends.docker.streams": (),
     "testbed.backends.local.child": ("testbed.errors", "testbed.agent"),
     "testbed.backends.local.routing": (),
@@ -252,7 +258,10 @@ ONLY_IN: dict[str, set[str]] = {
         ),
     },
     "_pytest": set(),
-    "docker": {f"testbed.backends.docker.{name}" for name in ("agents", "engine", "hosts", "lab", "programs", "stack")},
+    "docker": {
+        f"testbed.backends.docker.{name}"
+        for name in ("agents", "connecting", "engine", "hosts", "lab", "programs", "stack")
+    },
     "requests": {"testbed.backends.docker.engine"},
     "urllib3": {"testbed.backends.docker.engine"},
     "tenacity": {"testbed.lab.waiting"},
@@ -292,7 +301,9 @@ def test_an_outside_thing_is_known_to_its_own_modules_alone(outside: str) -> Non
     assert {module for module in FILES if any(_below(name, (outside,)) for name in imports(module))} == ONLY_IN[outside]
 
 
-@pytest.mark.parametrize("module", sorted(ONLY_IN["docker"] - {"testbed.backends.docker.engine"}))
+@pytest.mark.parametrize(
+    "module", sorted(ONLY_IN["docker"] - {f"testbed.backends.docker.{name}" for name in ("connecting", "engine")})
+)
 def test_the_compose_lab_knows_dockers_errors_and_types_but_does_not_talk_to_the_engine(module: str) -> None:
     known = {name for name in imports(module) if _below(name, ("docker",))}
     assert known <= {"docker.errors", "docker.models.containers"}

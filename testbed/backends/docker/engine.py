@@ -22,8 +22,7 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
-from testbed.backends.docker.endpoint import Endpoint, endpoint
-from testbed.backends.docker.sessions import Sessions
+from testbed.backends.docker.connecting import EnginePlace, connected, engine_place
 from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 from testbed.text import shown
@@ -127,42 +126,28 @@ class Engine:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Connect, by these variables or this process's; raises EnvironmentUnfitError saying what came back."""
-        self._environment = dict(os.environ if environment is None else environment)
-        self._endpoint = _endpoint(self._environment)
-        if self._endpoint.url.startswith("ssh:"):
-            self._environment["DOCKER_HOST"] = self._endpoint.url
+        environment = os.environ if environment is None else environment
+        self.place = _place(environment)
         try:
-            self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S, environment=self._environment)
-            if self._endpoint.url.startswith("ssh:"):
-                Sessions(vars(self._client.api)["_custom_adapter"])
+            self._client = connected(self.place, environment, answers_within_s=_ANSWERS_WITHIN_S)
             version = self._client.version()
             self.version: str = version["Version"]
             self.is_podman = any("Podman" in part["Name"] for part in version.get("Components") or ())
             self._security = [str(option) for option in self._client.info().get("SecurityOptions") or ()]
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
-            raise _unreachable(error, self._environment) from None
+            raise _unreachable(error, environment) from None
         self._api = self._client.api
 
     def describe(self) -> str:
         """In a few words, for a header line."""
         how = ", ".join(["", *(words for name, words in _USERS.items() if f"name={name}" in self._security)])
-        return f"{'Podman' if self.is_podman else 'Docker Engine'} {self.version} at {self.address}{how}"
+        return f"{'Podman' if self.is_podman else 'Docker Engine'} {self.version} at {self.place}{how}"
 
     @property
     def rootless(self) -> bool:
         """Whether it runs as an ordinary user."""
         return "name=rootless" in self._security
-
-    @property
-    def address(self) -> str:
-        """Where it is."""
-        return "the local socket" if self.machine is None else self._endpoint.url
-
-    @property
-    def machine(self) -> str | None:
-        """The name or address of its machine; None if it is this one."""
-        return self._endpoint.machine
 
     # --- images ----------------------------------------------------------------------------------
 
@@ -567,13 +552,13 @@ def _label_filter(labels: Mapping[str, str]) -> list[str]:
     return [f"{key.replace('_', '.')}={value}" for key, value in labels.items()]
 
 
-def _endpoint(environment: Mapping[str, str]) -> Endpoint:
-    """Where the engine is; raises NoEngineError for a context that is not there: docker-py would take the default."""
-    if (where := endpoint(environment)) is None:
+def _place(environment: Mapping[str, str]) -> EnginePlace:
+    """Where the engine is; raises NoEngineError for a context that is not there."""
+    if (place := engine_place(environment)) is None:
         name = environment.get("DOCKER_CONTEXT")
         which = shown(name) if name else "of the name that ~/.docker/config.json has as currentContext"
         raise NoEngineError(f"there is no Docker context {which}", "`docker context ls` lists them.")
-    return where
+    return place
 
 
 def _unreachable(error: Exception, environment: Mapping[str, str]) -> NoEngineError:

@@ -232,7 +232,7 @@ class ComposeHost(AgentHost):
         for place, bindings in (seen.get("NetworkSettings", {}).get("Ports") or {}).items():
             number, _, protocol = place.partition("/")
             for binding in sorted(bindings or (), key=lambda binding: ":" in binding["HostIp"]):  # IPv4 first
-                address = self._engine.machine or binding["HostIp"]
+                address = self._engine.place.machine or binding["HostIp"]
                 places.setdefault((int(number), protocol), (address, int(binding["HostPort"])))
         return places
 

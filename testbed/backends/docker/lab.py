@@ -270,7 +270,7 @@ class ComposeLab(StackLab[ComposeHost]):
 
     def _hosts_of(self, containers: Sequence[Container]) -> dict[str, ComposeHost]:
         """The hosts that these containers are, by name, in the order of the Compose file."""
-        self.machine_is_ours = self.engine.machine is None
+        self.machine_is_ours = self.engine.place.machine is None
         named = {host_name(self.topology, container.labels): container for container in containers}
         return {
             name: ComposeHost(self, name, named[name], engine=self.engine, beside=self._starting.beside)

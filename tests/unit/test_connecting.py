@@ -10,8 +10,7 @@ import docker.context
 import paramiko
 import pytest
 
-from testbed.backends.docker.endpoint import Endpoint, endpoint
-from testbed.backends.docker.sessions import Sessions
+from testbed.backends.docker.connecting import EnginePlace, Sessions, engine_place
 
 CONFIG = "Host lab-machine\n  HostName 192.0.2.7\n  Port 2299\n  User me\n"
 
@@ -48,27 +47,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_engine_is_where_its_url_its_context_and_ssh_say(
     environment: dict[str, str], url: str, machine: str | None
 ) -> None:
-    assert endpoint(environment) == Endpoint(url=url, machine=machine)
+    assert engine_place(environment) == EnginePlace(url=url, machine=machine)
 
 
 def test_without_a_configuration_of_ssh_its_defaults_count(home: Path) -> None:
     (home / ".ssh" / "config").unlink()
-    assert endpoint({"DOCKER_HOST": "ssh://lab-machine"}) == Endpoint(url="ssh://lab-machine:22", machine="lab-machine")
+    assert engine_place({"DOCKER_HOST": "ssh://lab-machine"}) == EnginePlace(
+        url="ssh://lab-machine:22", machine="lab-machine"
+    )
 
 
 @pytest.mark.usefixtures("home")
 def test_a_context_that_is_not_there_is_no_engine() -> None:
-    assert endpoint({"DOCKER_CONTEXT": "gone"}) is None
+    assert engine_place({"DOCKER_CONTEXT": "gone"}) is None
 
 
 class Client:
     """A connection whose server allows two sessions."""
 
     def __init__(self) -> None:
-        self.sessions, self.closed, self.connected = 0, False, False
-
-    def connect(self, **_parameters: Any) -> None:
-        self.connected = True
+        self.sessions, self.closed = 0, False
 
     def get_transport(self) -> Client:
         return self
@@ -83,32 +81,28 @@ class Client:
         self.closed = True
 
 
+CLIENTS: list[Client] = []
+
+
 class Adapter:
-    """docker-py's for ssh://, connected once."""
+    """docker-py's for ssh://, which connects when it is made."""
 
-    ssh_host = "lab-machine:22"
-    ssh_params: dict[str, Any] = {}  # noqa: RUF012  # never written
-
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
+        self.ssh_host = url.removeprefix("ssh://")
         self.pools = {"http+docker://ssh": "the connection"}
-        self.clients = [Client()]
-        self.ssh_client: Any = self.clients[0]
-
-    def _create_paramiko_client(self, url: str) -> None:
-        assert url == "ssh://lab-machine:22"
-        self.clients.append(Client())
-        self.ssh_client = self.clients[-1]
+        self.ssh_client: Any = Client()
+        CLIENTS.append(self.ssh_client)
 
 
 def test_a_session_beyond_what_a_server_allows_gets_another_connection() -> None:
-    adapter = Adapter()
+    CLIENTS.clear()
+    adapter = Adapter("ssh://lab-machine:22")
     sessions = Sessions(adapter)
     assert not adapter.pools, "what holds the connection itself is dropped"
     taken = [sessions.get_transport().open_session() for _ in range(5)]
-    assert [adapter.clients.index(client) for client in taken] == [0, 0, 1, 1, 2]
-    assert [client.connected for client in adapter.clients] == [False, True, True], "the first was"
+    assert [CLIENTS.index(client) for client in taken] == [0, 0, 1, 1, 2]
     assert adapter.ssh_client is sessions
-    adapter.clients[0].sessions -= 1  # one has ended
-    assert sessions.open_session() is adapter.clients[0]
+    CLIENTS[0].sessions -= 1  # one has ended
+    assert sessions.open_session() is CLIENTS[0]
     sessions.close()
-    assert all(client.closed for client in adapter.clients)
+    assert all(client.closed for client in CLIENTS)
