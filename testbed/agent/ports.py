@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from . import carried, devices, leftover, paths, splice
 from .attached import FAR_END, AttachedPort, CarriedPort, HostPort
-from .batch import BatchOutput
+from .batch import Batch, BatchOutput
 from .carried import CarriedKernel
 from .detour import learned
 from .kernelpool import KernelPool
@@ -394,15 +394,7 @@ class AttachedPorts:
     ) -> dict[str, Any]:
         """Run lines on a port. The timelines' thread does so, too: change nothing of this object here."""
         attached = self._existing(port, needs)
-        output = BatchOutput()
-        for is_for_tc, group in itertools.groupby(lines, lambda line: isinstance(line, str)):
-            if is_for_tc:
-                tool = self._tc.batch() if at_gate else attached.qdisc_tc
-                tool.run([line for line in group if isinstance(line, str)], output, deadline_s=deadline_s)
-            else:
-                reads = [line for line in group if not isinstance(line, str)]
-                _read_qdiscs(attached, reads, output, deadline_s)
-        return {"shown": output.shown, "complaints": output.complaints, "notes": output.notes}
+        return _run_lines(attached, self._tc.batch() if at_gate else attached.qdisc_tc, lines, deadline_s)
 
     def _existing(self, port: str, needs: Sequence[int]) -> AttachedPort:
         """The port of this name. Raises Refused (``gone``) if it, or an interface of ``needs``, does not exist."""
@@ -433,6 +425,16 @@ class AttachedPorts:
     def _detach(self, port: AttachedPort) -> None:
         del self._ports[port.name]
         port.undo.close()
+
+
+def _run_lines(port: AttachedPort, tool: Batch, lines: Sequence[BatchLine], deadline_s: float) -> dict[str, Any]:
+    output = BatchOutput()
+    for is_for_tc, group in itertools.groupby(lines, lambda line: isinstance(line, str)):
+        if is_for_tc:
+            tool.run([line for line in group if isinstance(line, str)], output, deadline_s=deadline_s)
+        else:
+            _read_qdiscs(port, [line for line in group if not isinstance(line, str)], output, deadline_s)
+    return {"shown": output.shown, "complaints": output.complaints, "notes": output.notes}
 
 
 def _read_qdiscs(

@@ -79,7 +79,7 @@ class Sessions:
 
     def __init__(self, adapter: Any) -> None:
         """``adapter``: docker-py's for ``ssh://``, which is connected; from now on it uses these."""
-        self._connect = lambda: type(adapter)(f"ssh://{adapter.ssh_host}").ssh_client
+        self._adapter = adapter
         self._clients = [adapter.ssh_client]
         self._connecting = threading.Lock()
         adapter.ssh_client = self
@@ -99,7 +99,8 @@ class Sessions:
                     return client.get_transport().open_session()
                 except ChannelException:
                     continue
-            self._clients.append(self._connect())
+            another: Any = type(self._adapter)(f"ssh://{self._adapter.ssh_host}")
+            self._clients.append(another.ssh_client)
             return self._clients[-1].get_transport().open_session()
 
     def close(self) -> None:

@@ -529,7 +529,7 @@ def send(source: Engine, target: Engine, names: Sequence[str]) -> None:
         archive.raise_for_status()
         lines = list(target._api.load_image(archive.iter_content(1 << 20)))  # type: ignore[no-untyped-call]  # as in load
     if errors := [str(line["error"]) for line in lines if "error" in line]:
-        raise ImageBuildError(f"{target.address} does not load {', '.join(names)}: {errors[0]}")
+        raise ImageBuildError(f"{target.place} does not load {', '.join(names)}: {errors[0]}")
 
 
 def _explanation(error: docker.errors.APIError) -> str:
