@@ -23,6 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
@@ -271,16 +272,20 @@ def filters(
 
 
 def spared(gateway: Gateway, addresses: Iterable[str]) -> list[Filter]:
-    """The filters that keep packets from or to these addresses from the filters that come last."""
+    """The filters that keep packets from or to these addresses from the filters that come last.
+
+    An address always has the same handle: a machine's addresses come and go, and a kernel refuses a filter that it has
+    under another handle.
+    """
     return [
         Filter(
             family=_FAMILIES[0 if is_v4 else 1],
             priority=_SPARED + (0 if is_v4 else 1),
-            handle=number,
+            handle=zlib.crc32(address.encode()) >> 1 or 1,
             keys={f"{gateway.side}_ip": address, f"{gateway.side}_mac": gateway.mac},
             flow="1:",  # as tc shows 1:0
         )
-        for number, (_, address, is_v4) in enumerate(_families(addresses), start=1)
+        for _, address, is_v4 in _families(addresses)
     ]
 
 

@@ -157,3 +157,14 @@ def test_relayed_connections_do_not_wait_for_one_that_the_host_does_not_take(mon
         free.set()
         assert waiting.recv(9) == b""
         waiting.close()
+
+
+def test_an_address_of_the_machine_keeps_its_filter_while_others_come_and_go() -> None:
+    gateway = qdisc.Gateway(mac="02:00:00:00:00:01", outward=True, last=True)
+    first, later = (
+        {filter_.keys["dst_ip"]: filter_.handle for filter_ in qdisc.spared(gateway, addresses)}
+        for addresses in (["192.0.2.1", "192.0.2.2", "fe80::1"], ["192.0.2.2", "192.0.2.3", "fe80::1"])
+    )
+    assert first["192.0.2.2"] == later["192.0.2.2"], "the kernel refuses it under another handle"
+    assert first["fe80::1"] == later["fe80::1"]
+    assert len({*first.values(), *later.values()}) == 4

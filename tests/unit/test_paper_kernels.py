@@ -30,6 +30,7 @@ class Kernels:
     def __init__(self) -> None:
         self.only: list[str] = []
         self.stopped = False
+        self.later_is_there = threading.Event()
         self.later_is_over = threading.Event()
         self.status = dict.fromkeys(paper.CLAIMS, 0)
 
@@ -37,8 +38,11 @@ class Kernels:
         assert argv[-2] == "--only"
         self.only.append(argv[-1])
         claims = argv[-1].split(",")
-        if self.status["C2"] and claims == ["C12"]:
-            self.stopped = stop.wait(WITHIN_S)
+        if claims == ["C12"]:
+            self.later_is_there.set()
+        if self.status["C2"]:
+            assert self.later_is_there.wait(WITHIN_S)
+            self.stopped = claims == ["C12"] and stop.wait(WITHIN_S)
         if "C1" in claims:
             assert self.later_is_over.wait(WITHIN_S), "both run at once"
         folder = outputs.place(outputs.folders[0])
