@@ -48,7 +48,8 @@ def main() -> None:
     run("ip", "-batch", "-", given=_MADE)
     for number, name in enumerate(("near", "far"), 1):
         within(f"tbt{number}", "ip", "address", "add", f"10.99.0.{number}/24", "dev", name)
-        within(f"tbt{number}", "ip", "link", "set", name, "up")
+        # Without an IPv6 address, no end greets the other with packets of its own.
+        within(f"tbt{number}", "ip", "link", "set", name, "addrgenmode", "none", "up")
     (far,) = json.loads(within("tbt2", "ip", "-j", "link", "show", "far"))
     argv = ["ip", "netns", "exec", "tbt2", sys.executable, "-B", "-m", "agent", "within"]
     folder = Path(testbed.__file__).parent
