@@ -30,8 +30,9 @@ print(json.dumps([(int(s.recv(99)), time.monotonic()) for _ in range(int(sys.arg
 _SEND = """
 import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for number in range(int(sys.argv[2])): s.sendto(b"%d" % number, (sys.argv[1], 9000))
-print(time.monotonic())
+for number in range(int(sys.argv[2])):
+    before_s = time.monotonic(); s.sendto(b"%d" % number, (sys.argv[1], 9000))
+print(before_s)
 """
 
 
