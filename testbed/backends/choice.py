@@ -45,7 +45,8 @@ def decide(kind: str) -> tuple[str, str]:
         raise EnvironmentUnfitError(f"lab {shown(kind)}: must be one of {', '.join(LAB_CHOICES)}")
     if kind != "auto":
         return kind, "as asked"
-    from testbed.backends.docker.engine import Engine, NoEngineError
+    from testbed.backends.docker.connecting import NoEngineError
+    from testbed.backends.docker.engine import Engine
 
     try:
         return "compose", Engine().describe()

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from testbed.backends.docker.engine import NoEngineError
+from testbed.backends.docker.connecting import NoEngineError
 from testbed.commands import (
     ab,
     baseline,

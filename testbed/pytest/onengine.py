@@ -101,7 +101,8 @@ class OnEngine:
 
 def _unreachable() -> str | None:
     """Why the engine does not answer; None if it does."""
-    from testbed.backends.docker.engine import Engine, NoEngineError
+    from testbed.backends.docker.connecting import NoEngineError
+    from testbed.backends.docker.engine import Engine
 
     try:
         Engine()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed import Lab
-from testbed.backends.docker.engine import NoEngineError
+from testbed.backends.docker.connecting import NoEngineError
 from testbed.backends.local.images import MachinesImages
 from testbed.lab.waiting import await_condition
 from tests.lab.conftest import lab_of

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.backends.docker.engine import RUN_LABEL, Engine, NoEngineError
+from testbed.backends.docker.connecting import NoEngineError
+from testbed.backends.docker.engine import RUN_LABEL, Engine
 from testbed.backends.docker.runs import StackRun, clear_stale, runs
 from testbed.backends.local.images import cache
 from testbed.lab.waiting import NotSeenError, await_condition

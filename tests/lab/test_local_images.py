@@ -13,7 +13,8 @@ import pytest
 
 from testbed import Lab, LocalLab
 from testbed.backends.docker import images
-from testbed.backends.docker.engine import Engine, NoEngineError
+from testbed.backends.docker.connecting import NoEngineError
+from testbed.backends.docker.engine import Engine
 from testbed.backends.docker.images import service_image
 from testbed.backends.local import builders
 from testbed.backends.local.images import MachinesImages

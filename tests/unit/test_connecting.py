@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import docker
 import docker.context
 import paramiko
 import pytest
 
-from testbed.backends.docker.connecting import EnginePlace, Sessions, engine_place
+from testbed.backends.docker.connecting import EnginePlace, NoEngineError, Sessions, engine_place
+from testbed.backends.docker.engine import Engine
 
 CONFIG = "Host lab-machine\n  HostName 192.0.2.7\n  Port 2299\n  User me\n"
 
@@ -57,9 +60,45 @@ def test_without_a_configuration_of_ssh_its_defaults_count(home: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"DOCKER_CONTEXT": "gone"}, "there is no Docker context 'gone'"),
+        ({"DOCKER_HOST": "ssh://a:port"}, "'ssh://a:port' is no URL of an engine: Port could not be cast"),
+        ({"DOCKER_HOST": "tcp://[::1"}, "'tcp://[::1' is no URL of an engine: Invalid IPv6 URL"),
+    ],
+)
 @pytest.mark.usefixtures("home")
-def test_a_context_that_is_not_there_is_no_engine() -> None:
-    assert engine_place({"DOCKER_CONTEXT": "gone"}) is None
+def test_what_names_no_engine_is_told(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(NoEngineError, match=re.escape(words)):
+        engine_place(environment)
+
+
+def test_a_configuration_of_ssh_that_cannot_be_read_is_told(home: Path) -> None:
+    (home / ".ssh" / "config").write_text("this is none\n\x00=")
+    with pytest.raises(NoEngineError, match=re.escape(str(home / ".ssh" / "config"))):
+        engine_place({"DOCKER_HOST": "ssh://lab-machine"})
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (paramiko.SSHException("Server 'a' not found in known_hosts"), "not found in known_hosts"),
+        (paramiko.AuthenticationException("Authentication failed."), "Authentication failed"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_an_engine_that_ssh_does_not_reach_is_told_with_the_command_to_try(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    def from_env(**_options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(docker, "from_env", from_env)
+    for environment in ({"DOCKER_HOST": "ssh://you@lab-machine"}, {"DOCKER_CONTEXT": "far"}):
+        with pytest.raises(NoEngineError, match=status) as raised:
+            Engine(environment)
+        assert "`ssh 'ssh://" in str(raised.value)
 
 
 class Client:

@@ -16,13 +16,8 @@ from docker.models.containers import Container
 from testbed import ComposeLab
 from testbed.backends.choice import decide
 from testbed.backends.docker.agents import ROLES, start_ports_agent
-from testbed.backends.docker.engine import (
-    Engine,
-    NoEngineError,
-    NoPermissionError,
-    RefusedError,
-    refusals_raised,
-)
+from testbed.backends.docker.connecting import NoEngineError, NoPermissionError
+from testbed.backends.docker.engine import Engine, RefusedError, refusals_raised
 from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError
 

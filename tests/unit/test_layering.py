@@ -110,7 +110,7 @@ ALONE: dict[str, tuple[str, ...]] = {
     "testbed.lab.channel": ("testbed.errors",),
     "testbed.compose.tied": (),
     "testbed.compose.shellwords": (),
-    "testbed.backends.docker.connecting": (),
+    "testbed.backends.docker.connecting": ("testbed.errors", "testbed.text"),
     "testbed.backends.docker.engine": (
         "testbed.errors",
         "testbed.text",

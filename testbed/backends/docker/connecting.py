@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from urllib.parse import urlsplit
 
 import docker
 import docker.context
+import docker.errors
+
+from testbed.errors import EnvironmentUnfitError
+from testbed.text import shown
 
 _SSH_PORT = 22
 
@@ -24,33 +29,60 @@ class EnginePlace:
     machine: str | None
     """The name or address of its machine; None if it is this one."""
 
+    @property
+    def behind_ssh(self) -> bool:
+        """Whether a session of ssh leads there."""
+        return self.url.startswith("ssh:")
+
     def __str__(self) -> str:
         return "the local socket" if self.machine is None else self.url
 
 
-def engine_place(environment: Mapping[str, str]) -> EnginePlace | None:
-    """Where the engine is that these variables mean; None if they name a Docker context that does not exist.
+class NoEngineError(EnvironmentUnfitError):
+    """No engine answers this user."""
 
-    docker-py would take the default context then. And it ignores the port in ``~/.ssh/config``, so the URL of an engine
-    behind ``ssh://`` has one.
+    def __init__(self, reason: str, remedy: str) -> None:
+        """``reason``: a sentence without its full stop. ``remedy``: what to do, in whole sentences."""
+        super().__init__(f"{reason}. {remedy}")
+        self.reason = reason
+
+
+class NoPermissionError(NoEngineError):
+    """An engine is there but this user may not use it."""
+
+
+def engine_place(environment: Mapping[str, str]) -> EnginePlace:
+    """Where the engine is that these variables mean.
+
+    Raises NoEngineError for a context that does not exist, for which docker-py would take the default one, and for what
+    is no URL. docker-py ignores the port in ``~/.ssh/config``, so the URL of an engine behind ``ssh://`` has one.
     """
-    url = environment.get("DOCKER_HOST", "")
+    url, name = environment.get("DOCKER_HOST", ""), environment.get("DOCKER_CONTEXT")
     if not url:
-        context = docker.context.ContextAPI.get_context(environment.get("DOCKER_CONTEXT"))
+        context = docker.context.ContextAPI.get_context(name)
         if context is None:
-            return None
+            which = shown(name) if name else "of the name that ~/.docker/config.json has as currentContext"
+            raise NoEngineError(f"there is no Docker context {which}", "`docker context ls` lists them.")
         url = str(context.Host or "")
-    parts = urlsplit(url)
-    if parts.scheme != "ssh" or parts.hostname is None:
-        return EnginePlace(url=url, machine=parts.hostname)
-    configured = _ssh_config(parts.hostname)
-    if parts.port is None:
+    try:
+        parts = urlsplit(url)
+        machine, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise NoEngineError(
+            f"{shown(url)} is no URL of an engine: {error}",
+            "DOCKER_HOST or the Docker context has it. "
+            "Write one such as unix:///run/docker.sock, tcp://machine:2376 or ssh://me@machine.",
+        ) from None
+    if parts.scheme != "ssh" or machine is None:
+        return EnginePlace(url=url, machine=machine)
+    configured = _ssh_config(machine)
+    if port is None:
         url = parts._replace(netloc=f"{parts.netloc}:{configured.get('port', _SSH_PORT)}").geturl()
-    return EnginePlace(url=url, machine=configured.get("hostname", parts.hostname))
+    return EnginePlace(url=url, machine=configured.get("hostname", machine))
 
 
 def _ssh_config(host: str) -> Mapping[str, str]:
-    """What the user's configuration of ssh says of a host or alias; nothing without paramiko."""
+    """What the user's configuration of ssh says of a host or alias; nothing without paramiko. Raises NoEngineError."""
     try:
         import paramiko
     except ImportError:
@@ -58,16 +90,57 @@ def _ssh_config(host: str) -> Mapping[str, str]:
     path = Path("~/.ssh/config").expanduser()
     if not path.exists():
         return {}
-    return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host))
+    try:
+        return dict(paramiko.SSHConfig.from_path(str(path)).lookup(host))
+    except (paramiko.SSHException, OSError, ValueError) as error:
+        raise NoEngineError(f"{path} cannot be read: {error}", f"`ssh -G {host}` says what ssh makes of it.") from None
+
+
+def unreachable(error: Exception, place: EnginePlace, environment: Mapping[str, str]) -> NoEngineError:
+    """What to say of an engine that cannot be reached."""
+    reason = str(error)
+    if isinstance(error, docker.errors.DockerException) and "paramiko" in reason:  # docker-py's, without its extra
+        return NoEngineError(
+            "the Docker engine is behind ssh://, which needs paramiko", "Install it: pip install 'pytest-testbed[ssh]'"
+        )
+    if "Permission denied" in reason or "PermissionError" in reason:
+        return NoPermissionError(
+            "the Docker engine refuses this user (permission denied on its socket)",
+            "Add the user to the group: sudo usermod -aG docker $USER, then log in again; or run as root.",
+        )
+    named = environment.get("DOCKER_HOST")
+    where = f" at DOCKER_HOST={shown(named)}" if named else "" if place.machine is None else f" at {shown(place.url)}"
+    remedy = (
+        "Start one: sudo systemctl start docker, or open Docker Desktop; or point DOCKER_HOST or `docker context use` "
+        "at one that runs."
+    )
+    if place.behind_ssh:
+        remedy = (
+            f"`ssh {shown(named or place.url)} docker version` must answer without a question: it needs the machine's "
+            f"key in ~/.ssh/known_hosts, and a key of yours that needs no password."
+        )
+    return NoEngineError(f"no Docker engine answers{where} ({reason})", remedy)
 
 
 def connected(place: EnginePlace, environment: Mapping[str, str], *, answers_within_s: int) -> docker.DockerClient:
     """A client of the engine at this place. Raises what docker-py raises, and what the libraries below it do."""
-    if not place.url.startswith("ssh:"):
+    if not place.behind_ssh:
         return docker.from_env(timeout=answers_within_s, environment=dict(environment))
-    client = docker.from_env(timeout=answers_within_s, environment={**environment, "DOCKER_HOST": place.url})
+    with _told_as_of_a_connection():
+        client = docker.from_env(timeout=answers_within_s, environment={**environment, "DOCKER_HOST": place.url})
     Sessions(vars(client.api)["_custom_adapter"])
     return client
+
+
+@contextmanager
+def _told_as_of_a_connection() -> Iterator[None]:
+    """What paramiko raises of its own, such as for an unknown host key, as the ConnectionError that it is to others."""
+    try:
+        yield
+    except Exception as error:
+        if not any(kind.__module__.startswith("paramiko.") for kind in type(error).__mro__):
+            raise
+        raise ConnectionError(str(error)) from None
 
 
 class Sessions:
@@ -90,10 +163,10 @@ class Sessions:
         return self
 
     def open_session(self) -> Any:
-        """A session over the first connection that has room, or over another. Raises what paramiko raises."""
+        """A session over the first connection that has room, or over another. Raises OSError."""
         from paramiko import ChannelException
 
-        with self._connecting:
+        with self._connecting, _told_as_of_a_connection():
             for client in self._clients:
                 try:
                     return client.get_transport().open_session()

@@ -22,7 +22,7 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
-from testbed.backends.docker.connecting import EnginePlace, connected, engine_place
+from testbed.backends.docker.connecting import NoPermissionError, connected, engine_place, unreachable
 from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 from testbed.text import shown
@@ -52,19 +52,6 @@ _STEPS = 400
 """Most steps in resolving a path, symbolic links included; path_resolution(7) follows 40 links."""
 # Every start of pytest looks for an engine; to build or to pull takes longer.
 _ANSWERS_WITHIN_S, _WORKS_FOR_S = 10, 120
-
-
-class NoEngineError(EnvironmentUnfitError):
-    """No engine answers this user."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        """``reason``: a sentence without its full stop. ``remedy``: what to do, in whole sentences."""
-        super().__init__(f"{reason}. {remedy}")
-        self.reason = reason
-
-
-class NoPermissionError(NoEngineError):
-    """An engine is there but this user may not use it."""
 
 
 class RefusedError(EnvironmentUnfitError):
@@ -127,7 +114,7 @@ class Engine:
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Connect, by these variables or this process's; raises EnvironmentUnfitError saying what came back."""
         environment = os.environ if environment is None else environment
-        self.place = _place(environment)
+        self.place = engine_place(environment)
         try:
             self._client = connected(self.place, environment, answers_within_s=_ANSWERS_WITHIN_S)
             version = self._client.version()
@@ -136,7 +123,7 @@ class Engine:
             self._security = [str(option) for option in self._client.info().get("SecurityOptions") or ()]
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
-            raise _unreachable(error, environment) from None
+            raise unreachable(error, self.place, environment) from None
         self._api = self._client.api
 
     def describe(self) -> str:
@@ -550,35 +537,6 @@ def tar_archive(files: Mapping[str, bytes], *, mode: int = 0o644) -> bytes:
 def _label_filter(labels: Mapping[str, str]) -> list[str]:
     """``testbed_run="x"`` as keyword, ``testbed.run=x`` to the engine."""
     return [f"{key.replace('_', '.')}={value}" for key, value in labels.items()]
-
-
-def _place(environment: Mapping[str, str]) -> EnginePlace:
-    """Where the engine is; raises NoEngineError for a context that is not there."""
-    if (place := engine_place(environment)) is None:
-        name = environment.get("DOCKER_CONTEXT")
-        which = shown(name) if name else "of the name that ~/.docker/config.json has as currentContext"
-        raise NoEngineError(f"there is no Docker context {which}", "`docker context ls` lists them.")
-    return place
-
-
-def _unreachable(error: Exception, environment: Mapping[str, str]) -> NoEngineError:
-    reason = str(error)
-    if isinstance(error, docker.errors.DockerException) and "paramiko" in reason:  # docker-py's, without its extra
-        return NoEngineError(
-            "the Docker engine is behind ssh://, which needs paramiko", "Install it: pip install 'pytest-testbed[ssh]'"
-        )
-    if "Permission denied" in reason or "PermissionError" in reason:
-        return NoPermissionError(
-            "the Docker engine refuses this user (permission denied on its socket)",
-            "Add the user to the group: sudo usermod -aG docker $USER, then log in again; or run as root.",
-        )
-    named = environment.get("DOCKER_HOST")
-    where = f" at DOCKER_HOST={shown(named)}" if named else ""
-    return NoEngineError(
-        f"no Docker engine answers{where} ({reason})",
-        "Start one: sudo systemctl start docker, or open Docker Desktop; or point DOCKER_HOST or `docker context use` "
-        "at one that runs.",
-    )
 
 
 def main() -> int:

@@ -27,7 +27,8 @@ from testbed.images.unpack import Lost, unpack_exported
 from testbed.text import shown
 
 if TYPE_CHECKING:
-    from testbed.backends.docker.engine import Engine, NoEngineError
+    from testbed.backends.docker.connecting import NoEngineError
+    from testbed.backends.docker.engine import Engine
 
 _NEITHER = "neither podman nor buildah is installed (apt-get install buildah)"
 
@@ -105,7 +106,8 @@ class MachinesImages(Images):
     def engine(self) -> Engine | NoEngineError:
         """The Docker engine, or why none answers."""
         # Here, because most stacks that run on this machine's programs would start sooner than its library is imported.
-        from testbed.backends.docker.engine import Engine, NoEngineError
+        from testbed.backends.docker.connecting import NoEngineError
+        from testbed.backends.docker.engine import Engine
 
         try:
             return Engine()
