@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,9 +14,11 @@ from rich.live import Live
 from testbed.commands.console import OUT, say, write
 from testbed.commands.options import command, example
 from testbed.errors import UserError
+from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.lab.window import VERSION, seen_through, windows
 from testbed.report.watched import Film, Scene, rendered
 from testbed.resources import resource
+from testbed.units import parse_time
 
 _LOOKS_EVERY_S = 0.2
 _PAGE = "testbed/report/assets/watch.html"
@@ -29,16 +30,16 @@ _PAGE = "testbed/report/assets/watch.html"
 @click.option("--once", is_flag=True, help="Print one picture and end; with --json as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print each picture as a line of JSON.")
 @click.option("--pid", type=int, help="Of the session, or its worker, if several run.")
-@click.option("--wait", "waits", is_flag=True, help="Wait until a session has a stack up, if none has.")
+@click.option("--wait", metavar="TIME", default="0s", help="Wait so long for a session that has a stack up.")
 @example("""testbed watch
              testbed watch --html --port 8080""")
-def watch(html: bool, port: int, once: bool, as_json: bool, pid: int | None, waits: bool) -> int:
+def watch(html: bool, port: int, once: bool, as_json: bool, pid: int | None, wait: str) -> int:
     """Watch a running pytest session: its stack, each link as asked and as it is now, cuts, timelines, events.
 
     It looks at a session on this machine, of the same user, until that ends. A session pays only while somebody
     watches: a reading of its kernels' counters, twice a second.
     """
-    name = _window(pid, waits)
+    name = _window(pid, parse_time(wait, name="--wait"))
     if html:
         return _serve(name, port)
     film = Film()
@@ -58,20 +59,17 @@ def watch(html: bool, port: int, once: bool, as_json: bool, pid: int | None, wai
     return 0
 
 
-def _window(pid: int | None, waits: bool) -> str:
+def _window(pid: int | None, wait_s: float) -> str:
     """The window of the one session, or of that process. Raises UserError if there is none, or several."""
 
     def there() -> dict[int, str]:
         return {process: name for process, name in windows().items() if pid in (None, process)}
 
-    if waits and not there():
-        say("waiting for a session whose stack is up")
-        while not there():
-            time.sleep(_LOOKS_EVERY_S)
-    names = there()
-    if not names:
+    try:
+        names = await_condition(there, bool, deadline_s=wait_s, every_s=_LOOKS_EVERY_S)
+    except NotSeenError:
         which = "no session with a stack" if pid is None else f"--pid {pid}: no such session, or without a stack,"
-        raise UserError(f"{which} is running on this machine: start pytest, or say --wait")
+        raise UserError(f"{which} is running on this machine: start pytest, or say --wait 5min") from None
     if len(names) > 1:
         raise UserError(f"several sessions run: say which, --pid {' or --pid '.join(map(str, sorted(names)))}")
     return next(iter(names.values()))

@@ -23,10 +23,12 @@ _UNIX_SOCKETS = Path("/proc/net/unix")
 _LISTENS = "00010000"  # net/unix/af_unix.c, unix_seq_show; linux/net.h, __SO_ACCEPTCON
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
 _ANSWERS_WITHIN_S = 10.0
+_MOST_PROBLEMS = 3
+"""One after the other: what changes while it is read is read again."""
 
 
 class Window:
-    """Shows what ``look`` returns, every so often, to everyone who asks."""
+    """Shows what ``look`` returns, every so often, to everyone who asks; a ``problem`` if it fails."""
 
     def __init__(self, look: Callable[[], dict[str, Any]], *, every_s: float = 0.5) -> None:
         """``look`` is called in a thread of the window's, and only while somebody watches.
@@ -67,9 +69,8 @@ class Window:
             while not self._closed.is_set():
                 try:
                     seen = self._look()
-                except Exception:  # noqa: BLE001  # what changes while it is read; no session fails by who watches
-                    self._closed.wait(self._every_s)
-                    continue
+                except Exception as error:  # noqa: BLE001  # no session fails by who watches; they are told
+                    seen = {"problem": repr(error)}
                 viewer.sendall(json.dumps({"version": VERSION, **seen}).encode() + b"\n")
                 self._closed.wait(self._every_s)
 
@@ -83,12 +84,18 @@ def windows() -> dict[int, str]:
 
 
 def seen_through(name: str) -> Iterator[dict[str, Any]]:
-    """What a window shows, until the session ends. Raises OSError if there is no such window."""
+    """What a window shows, until the session ends. Raises OSError without such a window, or if looks go on failing."""
+    problems = 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as here:
         here.connect(f"\0{name}")
         with here.makefile("rb") as lines:
             for line in lines:
-                yield json.loads(line)
+                seen = json.loads(line)
+                problems = problems + 1 if "problem" in seen else 0
+                if problems > _MOST_PROBLEMS:
+                    raise OSError(f"it cannot be read: {seen['problem']}")
+                if not problems:
+                    yield seen
 
 
 def _user(viewer: socket.socket) -> int:

@@ -118,6 +118,39 @@ def test_nobody_is_read_for_until_somebody_watches_and_a_fault_ends_nothing() ->
         CliRunner().invoke(cli, ["watch", "--once", *ME], standalone_mode=False, catch_exceptions=False)
 
 
+def test_a_session_that_cannot_be_read_again_and_again_is_told() -> None:
+    def look() -> dict[str, Any]:
+        raise KeyError("minor")
+
+    window = Window(look, every_s=0.01)
+    try:
+        with pytest.raises(UserError, match=r"cannot be watched: it cannot be read: KeyError\('minor'\)"):
+            CliRunner().invoke(cli, ["watch", "--once", *ME], standalone_mode=False, catch_exceptions=False)
+    finally:
+        window.close()
+
+
+def test_a_session_is_awaited_so_long() -> None:
+    began = threading.Event()
+
+    def begin() -> None:
+        began.wait(30)
+        with session([picture(1.0)]):
+            ended.wait(30)
+
+    ended = threading.Event()
+    beginning = threading.Thread(target=begin)
+    beginning.start()
+    try:
+        threading.Timer(0.3, began.set).start()
+        words = ["watch", "--once", "--wait", "30s", *ME]
+        assert CliRunner().invoke(cli, words, standalone_mode=False).exit_code == 0
+        assert began.is_set()
+    finally:
+        ended.set()
+        beginning.join()
+
+
 def test_one_picture_as_json_and_as_text() -> None:
     with session([picture(1.0, link())]):
         printed = CliRunner().invoke(cli, ["watch", "--once", "--json", *ME], standalone_mode=False).stdout
