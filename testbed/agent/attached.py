@@ -249,19 +249,13 @@ class HostPort(AttachedPort):
     def _lead_out(self) -> None:
         devices.delete_ways_out()
         try:
-            with Netlink() as here:
-                here.apply([intermediate(self._ifb, self._ifb_index)])
+            self._ifb_index = add_ifb(self._ifb, self.veth, index=self._ifb_index)
         except Refused as refused:
             self._has_way_out = False
             raise Refused(
-                f"what a host sends beyond the stack passes an ifb here, which this kernel does not make: {refused}. "
-                f"Load it (modprobe ifb) or use --netem carried"
+                f"what a host sends beyond the stack passes an ifb here: {refused}, or use --netem carried"
             ) from None
-        self._ifb_index = index = socket.if_nametoindex(self._ifb)
         self.undo.callback(quietly, devices.delete_device, self._ifb)
-        mtu = int((devices.SYS_NET / self.veth / "mtu").read_text())
-        with Netlink() as here:
-            here.apply([without_addresses(index, mtu=mtu, queue_packets=devices.QUEUE_PACKETS), up(index)])
         self.open_gate()
         self.undo.callback(lambda: self.tc.batch().run([f"filter delete dev {self.veth} ingress"]))
         self.tc.batch().checked([redirect.put() for redirect in self._out])
@@ -532,12 +526,15 @@ class CarriedPort(AttachedPort):
         return {"to_host": _way(self.gate, self._end), "from_host": _way(self._end, self.gate)}
 
 
-def add_ifb(name: str, beside: str) -> int:
-    """Create an ifb device in this machine's kernel, up, with another device's MTU; its ifindex. Raises Refused."""
+def add_ifb(name: str, beside: str, *, index: int = 0) -> int:
+    """Create an ifb device in this machine's kernel, up, with another device's MTU; its ifindex. Raises Refused.
+
+    ``index``: the ifindex to give it; 0 for any.
+    """
     mtu = int((devices.SYS_NET / beside / "mtu").read_text())
     with Netlink() as here:
         try:
-            here.apply([intermediate(name, 0)])
+            here.apply([intermediate(name, index)])
         except Refused as refused:
             raise Refused(f"this machine's kernel makes no ifb device ({refused}): modprobe ifb") from None
         index = socket.if_nametoindex(name)

@@ -67,8 +67,8 @@ def untaken(taps: Iterable[str], tc: Batch) -> dict[str, int]:
     standing = {tap: handed[tap] - taken for tap, taken in before.items() if taken is not None and taken < handed[tap]}
     deadline = time.monotonic() + TAKES_WITHIN_S
     while standing and time.monotonic() < deadline:
-        standing = {tap: count for tap, count in standing.items() if _taken(tap) == before[tap]}
         time.sleep(_LOOK_AGAIN_S)
+        standing = {tap: count for tap, count in standing.items() if _taken(tap) == before[tap]}
     return standing
 
 

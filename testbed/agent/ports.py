@@ -292,7 +292,7 @@ class AttachedPorts:
         gate = {"gate": f"{attached.gate} egress", "on": ""}
         if outward:
             gate = {"gate": f"{attached.veth} ingress", "on": attached.leads_out_to}
-        return {**gate, "tap": tap.name, "mark": mark, "sender": sender, "counts": dict(tap.counts)}
+        return {**gate, "tap": tap.name, "mark": mark, "sender": sender, "counts": self._rejecting.counts(sender)}
 
     def rejected(self, *, ifindex: int) -> dict[str, int] | None:
         """What became of this host's packets that were rejected, at all gates together: see `rejecting.Tap`."""

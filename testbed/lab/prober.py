@@ -10,6 +10,7 @@ import secrets
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -280,24 +281,35 @@ class Prober:
         ``rush``: catch up after a late probe. Probes of a link that is narrowed to a port come from there; if the
         sender uses it itself, as a server that answers does, they go there.
         """
+        fly = partial(
+            self._fly,
+            ref,
+            count=count,
+            pace_s=pace_s,
+            size_bytes=size_bytes,
+            quiet_s=quiet_s,
+            checksum=checksum,
+            rush=rush,
+        )
         try:
-            return self._fly(ref, ref.traffic.port, 0, count, pace_s, size_bytes, quiet_s, checksum, rush)
+            return fly(source_port=ref.traffic.port)
         except AgentError as error:
             if error.kind != "in use":
                 raise
-        return self._fly(ref, 0, ref.traffic.port, count, pace_s, size_bytes, quiet_s, checksum, rush)
+        return fly(port=ref.traffic.port)
 
     def _fly(
         self,
         ref: LinkRef,
-        source_port: int,
-        port: int,
+        *,
         count: int,
         pace_s: float,
         size_bytes: int,
         quiet_s: float,
         checksum: bool,
         rush: bool,
+        source_port: int = 0,
+        port: int = 0,
     ) -> Flight:
         (src, sources), (dst, targets) = self._end(ref, ref.src), self._end(ref, ref.dst)
         source, address = _addresses(sources, targets)

@@ -94,18 +94,16 @@ def chosen(ids: Iterable[str]) -> list[Claim]:
     return [claim for claim in CLAIMS.values() if claim.id in wanted]
 
 
-_RESTS_ON = {"C8": "C2"}
-"""Claims that are judged by another one's experiment."""
 _LONG = ("C9", "C7", "C10", "C4", "C11", "C2")
 """Claims that take the most processor time, the longest first."""
 
 
 def shares(claims: Iterable[Claim]) -> list[list[str]]:
-    """The claims' ids, those together that share an experiment; what takes longest comes first."""
+    """The claims' ids, those together whose experiments are one module's; what takes longest comes first."""
     groups: dict[str, list[str]] = {}
     for claim in claims:
-        groups.setdefault(_RESTS_ON.get(claim.id, claim.id), []).append(claim.id)
-    return [groups[name] for name in sorted(groups, key=lambda name: (*_LONG, name).index(name))]
+        groups.setdefault(claim.experiment.__module__, []).append(claim.id)
+    return sorted(groups.values(), key=lambda group: (*_LONG, group[0]).index(group[0]))
 
 
 def examine(

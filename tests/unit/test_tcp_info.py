@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from testbed.agent import sockdiag
 from testbed.agent import sockets as agent
 from testbed.agent.protocol import Refused
+from testbed.lab.waiting import await_condition
 from testbed.observe.tcp_info import Endpoint, TcpSocket, sockets
 
 _V6_MAPPED = ipaddress.ip_address("::ffff:10.0.0.1").packed
@@ -208,10 +209,11 @@ def test_the_last_state_is_awaited_that_the_kernel_reports_late(monkeypatch: pyt
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)), listener.accept()[0]:
-            seen_by = time.monotonic() + 5
-            while not any(port == int.from_bytes(known[3:5], "big") for known in list(watch.known)):
-                assert time.monotonic() < seen_by, "not seen in 5 s"
-                time.sleep(0.002)
+            await_condition(
+                lambda: [int.from_bytes(known[3:5], "big") for known in list(watch.known)],
+                lambda ports: port in ports,
+                deadline_s=5,
+            )
     threading.Timer(0.1, ended.set).start()
     watch.stop()
     assert watched(watch, port).final.last
