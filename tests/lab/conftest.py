@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from testbed import CommandTimeoutError, Host, Lab, LabError, Program, Result
 from testbed.backends.choice import decide, make_lab
+from testbed.lab.ports import Port, show_entry
 from testbed.lab.waiting import await_condition
+from testbed.netem import qdisc
 
 SomeLab = TypeVar("SomeLab", bound=Lab)
 collect_ignore = ["repository", "identical"]  # test_ci_jobs.py and test_identical.py run them
@@ -47,6 +49,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marks = {"compose": pytest.mark.slow} if below and len(kinds) > 1 else {}
         params = [pytest.param(kind, marks=marks.get(kind, ())) for kind in kinds]
         metafunc.parametrize("kind", params, indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    """Add to a test that failed what its ports counted: where packets vanish cannot be seen afterwards."""
+    report = yield
+    if call.when == "call" and report.failed:
+        labs = {lab.run_id: lab for lab in getattr(item, "funcargs", {}).values() if isinstance(lab, Lab)}
+        for port in (port for lab in labs.values() for port in lab.ports):
+            report.sections.append((f"port {port.name} of {port.ref}", "\n".join(map(json.dumps, _counted(port)))))
+    return report
+
+
+def _counted(port: Port) -> Iterator[object]:
+    """A port's qdiscs and filters, what passed its kernel, and the devices of this machine."""
+    lines = [qdisc.show(port.device), qdisc.show_filters(port.device), *show_entry(port)]
+    try:
+        yield from port.channel.call("tc", port=port.name, lines=lines)["shown"]
+        yield port.channel.call("carried", ports=[port.name])
+    except LabError as error:
+        yield str(error)
+    yield Path("/proc/net/dev").read_text().splitlines()
 
 
 @pytest.fixture(scope="session")
