@@ -23,7 +23,7 @@ import pytest
 
 from testbed import CommandTimeoutError, Host, Lab, LabError, Program, Result
 from testbed.backends.choice import decide, make_lab
-from testbed.lab.ports import Port, show_entry
+from testbed.lab.ports import Port, flat, show_entry
 from testbed.lab.waiting import await_condition
 from testbed.netem import qdisc
 
@@ -65,14 +65,15 @@ def pytest_runtest_makereport(
 
 
 def _counted(port: Port) -> Iterator[object]:
-    """A port's qdiscs and filters, what passed its kernel, and the devices of this machine."""
-    lines = [qdisc.show(port.device), qdisc.show_filters(port.device), *show_entry(port)]
+    """A port's qdiscs, the redirects that feed it, and what passed its kernel."""
+    lines = [qdisc.show(port.device), *show_entry(port)]
     try:
-        yield from port.channel.call("tc", port=port.name, lines=lines)["shown"]
+        qdiscs, *entry = port.channel.call("tc", port=port.name, lines=lines)["shown"]
+        yield [{name: row.get(name) for name in ("kind", "parent", "packets", "drops", "qlen")} for row in qdiscs]
+        yield [row["options"].get("rule_hit") for row in flat(entry) if "options" in row]
         yield port.channel.call("carried", ports=[port.name])
     except LabError as error:
         yield str(error)
-    yield Path("/proc/net/dev").read_text().splitlines()
 
 
 @pytest.fixture(scope="session")

@@ -183,7 +183,15 @@ def test_a_port_that_nothing_impairs_any_more_is_as_if_it_had_never_been(lab: La
     went_before = passed_when_the_bridge_is_quiet(lab)
     for src in ("client", "other"):
         sent_tcp(lab, src, address_of(lab), 100_000)
-    assert passed(lab) == went_before, "past the kernel that is carried, and past any qdisc of ours"
+    now = passed(lab)
+    if isinstance(now, list):
+        assert now == went_before, "past any qdisc of ours"
+        return
+    went = since(went_before, now)
+    # A host's IPv6 greets routers at any time (RFC 7559), and what is flooded reaches the port that leads nowhere.
+    assert max(counts[unit] for counts in went.values() for unit in ("in_bytes", "out_bytes")) < 2_000, (
+        f"past the kernel that is carried: {went}"
+    )
 
 
 def test_a_port_that_the_next_test_impairs_stays_where_it_is(lab: Lab) -> None:
