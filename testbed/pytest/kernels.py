@@ -230,9 +230,9 @@ class Kernels:
             case "logreport":
                 report = self._deserialized(event)
                 vars(report).update(node=kernel)
-                if (result := getattr(report, "testbed_result", None)) is not None:
-                    self._ran[result["id"]] = kernel.share
                 hook.pytest_runtest_logreport(report=report)
+                if (result := getattr(report, "testbed_result", None)) is not None:  # by now under the name of its seed
+                    self._ran[result["id"]] = kernel.share
             case "logfinish":
                 hook.pytest_runtest_logfinish(nodeid=event["nodeid"], location=tuple(event["location"]))
                 kernel.running, kernel.runs = None, kernel.runs + 1

@@ -25,6 +25,7 @@ from testbed.errors import TestbedError
 from testbed.evidence.replaying import Replay
 from testbed.evidence.verdict import Verdict
 from testbed.pytest import results, state
+from testbed.pytest.markers import under
 
 if TYPE_CHECKING:
     from testbed.evidence.stored import StoredTest
@@ -177,10 +178,13 @@ def _replay(
 
     file = results.file_of(config)
     lines: list[str] = []
+    of_seeds = state.seeds_of(config) is not None
 
     def take(event: str) -> None:
-        if (result := json.loads(event).get("report", {}).get("testbed_result")) is not None:
-            lines.append(json.dumps({"test": result}))
+        report = json.loads(event).get("report", {})
+        if (result := report.get("testbed_result")) is not None:
+            name = under(result["id"], report["testbed_seed"]) if of_seeds else result["id"]
+            lines.append(json.dumps({"test": {**result, "id": name}}))
 
     run(share, lambda _text: None, None if share is None else take, stop, again)
     if share is None:

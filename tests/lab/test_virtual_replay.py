@@ -134,13 +134,34 @@ def test_a_test_that_failed_is_replayed_with_its_packets_and_tcp_info_at_no_cost
     assert test["packets"] == digests, "the first run does nothing for its replay"
 
 
-def test_a_test_of_one_of_several_kernels_is_replayed_in_its_share(tmp_path: Path) -> None:
+SEARCHED = """
+from testbed.pytest.state import SEED
+
+def test_that_fails(lab, pytestconfig):
+    lab.host("server").start(["python3", "server.py"], ready="listening")
+    assert lab.host("client").run(["python3", "client.py", "6", "0.3"]).ok
+    assert pytestconfig.stash[SEED] != 4
+"""
+SEARCH = ("--testbed-seeds", "1..4", "--testbed-jobs", "2", "--testbed-shrink", "0")
+
+
+@pytest.mark.parametrize(
+    ("suite", "words", "name"),
+    [
+        pytest.param(FAILS, ("--testbed-seed", "7", "-n", "2"), "test_that_fails", id="tests"),
+        pytest.param(SEARCHED, SEARCH, "test_that_fails (seed 4)", id="seeds"),
+    ],
+)
+def test_a_test_of_one_of_several_kernels_is_replayed_in_its_share(
+    tmp_path: Path, suite: str, words: tuple[str, ...], name: str
+) -> None:
+    """Of a test for each of two kernels, and of the second seed of the second one."""
     bytecode.ensure(print)
     exchange_project.lay_out(tmp_path)
     (tmp_path / "test_one.py").write_text("def test_passes(lab):\n    assert lab\n")
-    (tmp_path / "test_two.py").write_text(FAILS)
-    words = ("-p", "no:cacheprovider", "--virtual-time", "--testbed-seed", "7", "-n", "2", "--testbed-replays", "1")
-    output = run(tmp_path, "pytest", *words, status=1)
+    (tmp_path / "test_two.py").write_text(suite)
+    usual = ("-p", "no:cacheprovider", "--virtual-time", "--testbed-replays", "1")
+    output = run(tmp_path, "pytest", *usual, *words, status=1)
     tests = {test.id: test.last.content for test in load(tmp_path / "report" / "results.jsonl").tests}
-    replayed = tests["test_two.py::test_that_fails"]["replayed"]
+    replayed = tests[f"test_two.py::{name}"]["replayed"]
     assert f"replayed, identical: all {replayed['packets']} packets at 2 ports are in report/captures/" in output

@@ -27,10 +27,12 @@ SCHEMA = json.loads(Path(results.__file__).with_name(results.SCHEMA_FILE).read_t
 WINDOW = Series.of("client :1 -> server:2: congestion window", "segments", [(0.0, 10.0), (1.0, 5.0)])
 
 
-def result_of(name: str, *, digest: str = "00", failed: bool = True, observed: bool = False) -> results.TestResult:
+def result_of(
+    name: str, *, digest: str = "00", failed: bool = True, observed: bool = False, seed: int = 1
+) -> results.TestResult:
     trail = Trail(packets=1, size_bytes=60, digest=digest, lost=0, every=1, marks=((1000, int(digest, 16)),))
     attempt = results.Attempt(
-        seed=1,
+        seed=seed,
         duration_s=9.1,
         outcome=Verdict.FAILS if failed else Verdict.HOLDS,
         packets=Passed(since_ns=0, ports={"server@lan": trail}),
@@ -73,7 +75,13 @@ class Kernel:
         tests = []
         for name in again.tests:
             reads = name in again.observe_every_s
-            test = result_of(name.partition("::")[2], digest=self.digests[reads], observed=reads or name == "t.py::c")
+            _, _, seed = name.removesuffix(")").partition(" (seed ")
+            test = result_of(
+                name.partition("::")[2],
+                digest=self.digests[reads],
+                observed=reads or name == "t.py::c",
+                seed=int(seed or 1),
+            )
             path = f"report/captures/{name.partition('::')[2]}/replay/server@lan.pcapng"
             test.attempts[0].captures = ["report/captures/other.pcapng", path]
             tests.append(test)
@@ -84,7 +92,8 @@ class Kernel:
             return 1
         assert event is not None
         for test in tests:
-            for content in ({}, {"testbed_result": test.as_json()}):
+            of_seed = {**test.as_json(), "id": test.id.partition(" (seed ")[0]}
+            for content in ({}, {"testbed_result": of_seed, "testbed_seed": test.attempts[-1].seed}):
                 event(json.dumps({"event": "logreport", "report": content}))
         event(json.dumps({"event": "end"}))
         return 1
@@ -96,10 +105,11 @@ def session(
     run: Any,
     *,
     most: str | None = None,
+    seeds: str | None = None,
     shares: Mapping[str, Share] = MappingProxyType({}),
 ) -> list[str]:
     """What is told of a session that writes these results, or none, and a JUnit file."""
-    options = {"--testbed-results": "report/results.jsonl", "--testbed-replays": most, "--testbed-seeds": None}
+    options = {"--testbed-results": "report/results.jsonl", "--testbed-replays": most, "--testbed-seeds": seeds}
     config: Any = SimpleNamespace(
         getoption={"--virtual-time": True, **options}.get,
         invocation_params=SimpleNamespace(dir=folder),
@@ -176,6 +186,19 @@ def test_tests_of_several_kernels_are_replayed_each_with_its_share(tmp_path: Pat
     assert (tmp_path / replayed["t.py::d"]["captures"][0]).read_text() == "t.py::d False"
     assert [name for name, content in replayed.items() if content["tcp_info"]] == ["t.py::d", "t.py::b"]
     assert lines[0].startswith("replaying 3 failed tests ")
+
+
+def test_of_a_search_by_several_kernels_the_smallest_seed_is_replayed_with_its_share(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path)
+    first, second = (Share(worker="master", number=number, count=2) for number in range(2))
+    tests = [result_of("b (seed 5)", seed=5), result_of("b (seed 2)", seed=2), result_of("b (seed 4)", seed=4)]
+    shares = {"t.py::b (seed 5)": first, "t.py::b (seed 2)": second, "t.py::b (seed 4)": second}
+    session(tmp_path, tests, kernel, seeds="1..6", shares=shares)
+    assert kernel.shares == [second] * 2, "once for its packets, once for TCP_INFO"
+    assert {request.tests for request in kernel.requests} == {("t.py::b (seed 2)",)}
+    replayed = written(tmp_path)
+    assert {name: content["same"] for name, content in replayed.items()} == {"t.py::b (seed 2)": True}
+    assert replayed["t.py::b (seed 2)"]["tcp_info"]["series"]
 
 
 def test_a_replay_that_is_not_the_same_says_so(tmp_path: Path) -> None:
