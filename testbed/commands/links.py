@@ -96,7 +96,8 @@ def prove(
     request = link_request(lab, link, what) if what else None
     refs = lab.topology.links(link)
     impairments = {ref: request.wanted.get(ref, CLEAN) if request is not None else CLEAN for ref in refs}
-    lab.prober.plan(impairments, alpha=alpha, most_s=seconds, tolerance=tolerance)
+    shared = request.shared if request is not None else ()
+    lab.prober.plan(impairments, alpha=alpha, most_s=seconds, tolerance=tolerance, shared=shared)
     none_to_prove = f"{NOT_UP}; or say what the link is to be impaired with: testbed prove {shown(link)} lossy"
     with running_or_own(lab, unless="" if request is not None else none_to_prove):
         now = impairments if request is not None else {ref: lab.prober.asked(ref) for ref in refs}

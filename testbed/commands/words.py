@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.backends.docker.lab import ComposeLab
 from testbed.errors import InvalidValueError, Problems
 from testbed.lab.lab import Lab
 from testbed.lab.ledger import Applied
-from testbed.lab.wanted import impairments_of
+from testbed.lab.wanted import LinksWanted, impairments_of
 from testbed.reading import yamltree
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
 from testbed.spec.timeline import Timeline
+from testbed.spec.words import SHAPE_WORD
 from testbed.text import shown
 
 _BEFORE_A_WORD = re.compile(r"\s+(?=\w+=)")
@@ -29,9 +31,16 @@ class LinkRequest:
     profile: Any
     words: Mapping[str, Any]
     wanted: Mapping[LinkRef, Impairment | Timeline]
+    shared: tuple[LinkRef, ...] = ()
+    """The links that share a bottleneck of its profile."""
 
     def impair(self, lab: Lab) -> Sequence[Applied]:
-        """Impair the link; the changes."""
+        """Impair the link; the changes. Raises InvalidValueError for a bottleneck that no other command could heal."""
+        if self.shared and isinstance(lab, ComposeLab) and lab.stack.outlives_us:
+            raise InvalidValueError(
+                f"{shown(self.link)}: {SHAPE_WORD}: a bottleneck is not kept for the next command: use it in a test, "
+                f"or without a stack of `testbed up`, as in testbed exec --impair"
+            )
         return lab.impair(self.link, self.profile, **self.words)
 
 
@@ -40,16 +49,17 @@ def link_request(lab: Lab, link: str, arguments: Sequence[str]) -> LinkRequest:
     problems = Problems()
     profile: Any = None
     words: dict[str, str] = {}
-    wanted: Mapping[LinkRef, Impairment | Timeline] = {}
+    asks = LinksWanted(links={})
     with problems.gathered():
         profile, words = _profile_or_words(arguments, problems)
     with problems.gathered():
         if profile is None and not words:
             lab.topology.links(link)
         else:
-            wanted = impairments_of(lab, link, profile, words)
+            asks = impairments_of(lab, link, profile, words)
     problems.tell()
-    return LinkRequest(link=link, profile=profile, words=words, wanted=wanted)
+    shared = tuple(ref for refs, _ in asks.shapes for ref in refs)
+    return LinkRequest(link=link, profile=profile, words=words, wanted=asks.links, shared=shared)
 
 
 def _profile_or_words(arguments: Sequence[str], problems: list[str]) -> tuple[Any, dict[str, str]]:

@@ -155,7 +155,7 @@ class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
             self.succession,
             self,
         )
-        self.prober = Prober(self.ports, self.ledger, self.impairer, self.cutter, self.verifier, self)
+        self.prober = Prober(self.ports, self.ledger, self.impairer, self.cutter, self.shaper, self.verifier, self)
         self.measuring = Measuring(self.ports, self, self)
         self.observer = Observer(self.ports, self.impairer, self)
         self.suspensions = Suspensions(self.ports, self.impairer, self.cutter, self.verifier)
@@ -219,24 +219,34 @@ class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
         """Impair ``"a -> b"``, or both directions of ``"a <-> b"``, by a profile, a list of steps, or words.
 
         A profile's forward half impairs the first direction, its reverse half the other. Every name and value is
-        checked before anything is changed. Timelines begin at once, those of both directions together. ``prove``: also
-        prove it: see `prove`.
+        checked before anything is changed. Timelines begin at once, those of both directions together. A bottleneck
+        that it has (``shape``) is put at the port at which the links end, as by `Lab.shape`, and stays until the same
+        links are impaired again, or `heal`. ``prove``: also prove it: see `prove`.
         """
         _check_truth("prove", prove)
-        impairments = wanted.impairments_of(self, text, profile, words)
-        if prove:
-            self.prober.plan(impairments)
+        asks = wanted.impairments_of(self, text, profile, words)
         name = wanted.profile_name(profile)
+        shapes = [(self.whole.there(refs), bottleneck) for refs, bottleneck in asks.shapes]
+        if prove:
+            self.prober.plan(asks.links, shared=[ref for refs, _ in shapes for ref in refs])
         applied: list[Applied] = []
+        shaped: list[Shaped] = []
         try:
-            for ref in self.whole.there(impairments):
-                applied.append(self.impairer.apply(ref, impairments[ref], profile=name))  # noqa: PERF401  # cleared if one fails
+            self.shaper.forget(asks.links)
+            for refs, bottleneck in shapes:
+                for ref in refs:
+                    self.impairer.halt(ref)  # a timeline that is about to end anyway would not let its port be moved
+                shaped += self.shaper.shape(refs, bottleneck, profile=name, with_links=True)
+            for ref in self.whole.there(asks.links):
+                applied.append(self.impairer.apply(ref, asks.links[ref], profile=name))  # noqa: PERF401  # cleared if one fails
             if prove:
                 self.prove(text)
             self.impairer.play()
         except BaseException:
             for earlier in applied:  # nothing half-applied
                 self.impairer.clear(earlier.link)
+            for bottleneck_there in shaped:
+                self.shaper.remove(bottleneck_there)
             raise
         return applied
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
@@ -28,6 +28,7 @@ from testbed.lab.impairer import Impairer
 from testbed.lab.ledger import Ledger
 from testbed.lab.ports import HELD, Ports
 from testbed.lab.rows import Held, proven_rows
+from testbed.lab.shaper import Shaper
 from testbed.lab.verifier import Verifier
 from testbed.netem import qdisc
 from testbed.netem.profiles import find_table, table_numbers
@@ -44,20 +45,25 @@ _CLOCK_PROBES = 5
 _CLOCK_DELAY_S = 0.01
 
 
-def unfit(ref: LinkRef, *, timeline: bool) -> str | None:
+def unfit(ref: LinkRef, *, timeline: bool, shares: bool) -> str | None:
     """Why a link cannot be probed, if it cannot."""
     if ref.far not in ("", LOCALHOST):
         return f"{ref}: cannot be probed: testbed has no program outside the stack"
     if timeline:
         return f"{ref}: a timeline cannot be probed: the probes would take longer than its steps"
+    if shares:
+        return f"{ref}: cannot be probed: it shares a bottleneck, whose queue would delay the probes"
     if ref.traffic.protocol not in ("", "udp"):
         return f"{ref}: cannot be probed: probes are UDP datagrams, and {ref.traffic} is impaired alone"
     return None
 
 
-def unprovable(wanted: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:
-    """Why some impairments can never be proven by probes."""
-    reasons = (unfit(ref, timeline=isinstance(impairment, Timeline)) for ref, impairment in wanted.items())
+def unprovable(wanted: Mapping[LinkRef, Impairment | Timeline], *, shared: Collection[LinkRef] = ()) -> list[str]:
+    """Why some impairments can never be proven by probes; ``shared``: links that share a bottleneck."""
+    reasons = (
+        unfit(ref, timeline=isinstance(impairment, Timeline), shares=ref in shared)
+        for ref, impairment in wanted.items()
+    )
     return [reason for reason in reasons if reason]
 
 
@@ -73,12 +79,20 @@ class Prober:
     """Probes the links of a lab."""
 
     def __init__(
-        self, ports: Ports, ledger: Ledger, impairer: Impairer, cutter: Cutter, verifier: Verifier, backend: Backend
+        self,
+        ports: Ports,
+        ledger: Ledger,
+        impairer: Impairer,
+        cutter: Cutter,
+        shaper: Shaper,
+        verifier: Verifier,
+        backend: Backend,
     ) -> None:
         self._ports = ports
         self._ledger = ledger
         self._impairer = impairer
         self._cutter = cutter
+        self._shaper = shaper
         self._verifier = verifier
         self._backend = backend
         self.clocks_proven: set[str | None] = set()
@@ -92,15 +106,18 @@ class Prober:
         alpha: float = exact.ALPHA,
         most_s: float = MOST_S,
         tolerance: float | None = None,
+        shared: Collection[LinkRef] = (),
     ) -> dict[LinkRef, ProbePlan]:
         """The plan of probes for each of these impairments: see `Lab.prove`; None for a timeline.
 
+        ``shared``: links that are about to share a bottleneck, beside those that do.
         Raises InvalidValueError with every reason against probing.
         """
         plans: dict[LinkRef, ProbePlan] = {}
         problems: list[str] = []
         for ref, impairment in wanted.items():
-            if why := unfit(ref, timeline=not isinstance(impairment, Impairment)):
+            shares = ref in shared or ref in self._shaper.links
+            if why := unfit(ref, timeline=not isinstance(impairment, Impairment), shares=shares):
                 problems.append(why)
             if cut := self._cut(ref):
                 problems.append(f"{ref}: cannot be probed while {cut} is cut: no probe would arrive; mend it first")
@@ -241,7 +258,7 @@ class Prober:
         tc reads the kernel's unit of time from /proc/net/psched. Without that file it sets 1/15.6 of every delay, and
         its read-back still shows the requested delay. Raises ImpairmentNotAppliedError; not if no probe arrives.
         """
-        if self._backend.netem_engine != "carried" or unfit(ref, timeline=False) or self._cut(ref):
+        if self._backend.netem_engine != "carried" or unfit(ref, timeline=False, shares=False) or self._cut(ref):
             return
         impairment = Impairment(delay_s=_CLOCK_DELAY_S)
         try:

@@ -36,6 +36,10 @@ class Shaped:
     took_s: float
     """From the call to the verified read-back; seconds."""
     read: Callable[[Shaped], QueueCounts] = field(repr=False, compare=False)
+    profile: str = ""
+    """The name of the profile that it came with; empty if it came with none."""
+    with_links: bool = False
+    """Whether it came with the impairment of its links, and goes when they get another."""
 
     def counters(self) -> QueueCounts:
         """What its queue has counted since the test's body began, or it was made. Raises LabError if it is gone."""
@@ -87,11 +91,13 @@ class Shaper:
 
     # --- as asked --------------------------------------------------------------------------------
 
-    def shape(self, refs: Iterable[LinkRef], bottleneck: Bottleneck) -> list[Shaped]:
+    def shape(
+        self, refs: Iterable[LinkRef], bottleneck: Bottleneck, *, profile: str = "", with_links: bool = False
+    ) -> list[Shaped]:
         """Give each port at which these links end a bottleneck that they share, or none; each is read back.
 
         It replaces one of the same links, which stays if this fails. Raises InvalidValueError if some of them share
-        another already, ImpairmentNotAppliedError, EnvironmentUnfitError.
+        another already, ImpairmentNotAppliedError, EnvironmentUnfitError. ``profile``, ``with_links``: see `Shaped`.
         """
         ports = by_port(refs)
         former = [placed for port, links in ports.items() if (placed := self._former(port, links)) is not None]
@@ -101,7 +107,9 @@ class Shaper:
         done: list[_Placed] = []
         try:
             for links in ports.values():
-                done.append(self._put_or_renew(links, bottleneck))  # noqa: PERF401  # removed if one fails
+                placed = self._put_or_renew(links, bottleneck)
+                placed.shaped = replace(placed.shaped, profile=profile, with_links=with_links)
+                done.append(placed)
         except BaseException:
             for placed in done:
                 self._remove(placed)
@@ -109,6 +117,18 @@ class Shaper:
             raise
         self._ledger.shaped += [f"{placed.shaped}: {bottleneck.describe()}" for placed in done]
         return [placed.shaped for placed in done]
+
+    def forget(self, refs: Collection[LinkRef]) -> None:
+        """Remove bottlenecks that came with the impairment of these links, which are about to get another."""
+        for placed in [placed for places in self._places.values() for placed in places]:
+            if placed.shaped.with_links and set(placed.shaped.links) <= set(refs):
+                self._ledger.over.append(self._look_at(placed.shaped.port, placed))
+                self._remove(placed)
+
+    def remove(self, shaped: Shaped) -> None:
+        """Remove a bottleneck, if it is there."""
+        for placed in [placed for placed in self._places.get(shaped.port, ()) if placed.shaped == shaped]:
+            self._remove(placed)
 
     def _former(self, port: PortRef, links: Sequence[LinkRef]) -> _Placed | None:
         """The bottleneck of the same links at a port. Raises InvalidValueError if there is one of some of them."""
@@ -163,7 +183,11 @@ class Shaper:
     def _look_at(self, ref: PortRef, placed: _Placed) -> tuple[LinkEvidence, list[ImpairmentNotAppliedError]]:
         shaped = placed.shaped
         evidence = LinkEvidence(
-            link=str(shaped), network=ref.network, asked=shaped.bottleneck.words(), command=shaped.command
+            link=str(shaped),
+            network=ref.network,
+            asked=shaped.bottleneck.words(),
+            command=shaped.command,
+            profile=shaped.profile,
         )
         try:
             filters, qdiscs = self._read(ref, placed)
@@ -244,7 +268,8 @@ class Shaper:
 
     def _put_again(self, places: Iterable[_Placed]) -> None:
         for placed in places:
-            self._put(placed.shaped.links, placed.shaped.bottleneck)
+            again = self._put(placed.shaped.links, placed.shaped.bottleneck)
+            again.shaped = replace(again.shaped, profile=placed.shaped.profile, with_links=placed.shaped.with_links)
 
     # --- how it gets there -----------------------------------------------------------------------
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from testbed import units
 from testbed.errors import InvalidValueError, Problems
 from testbed.lab import beyond
 from testbed.lab.backend import Backend
-from testbed.netem.profiles import checked_side, find_profile, find_table, read_trace
+from testbed.netem.profiles import checked_half, checked_side, find_profile, find_table, read_trace
 from testbed.spec.bottleneck import Bottleneck
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef, PortRef
 from testbed.spec.profile import Profile
+from testbed.spec.steps import ReadTrace
 from testbed.spec.timeline import Timeline
 from testbed.text import shown
 
@@ -26,13 +28,26 @@ class InvalidWantError(InvalidValueError):
         super().__init__((*of_link, *of_impairment))
 
 
+Shared = tuple[tuple[LinkRef, ...], Bottleneck]
+"""A bottleneck, and the links that share it at each port at which they end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinksWanted:
+    """What a marker, a call or a command line asks of links."""
+
+    links: Mapping[LinkRef, Impairment | Timeline]
+    """The impairment of each."""
+    shapes: Sequence[Shared] = ()
+
+
 def impairments_of(
     backend: Backend,
     text: str,
     profile: str | Profile | Sequence[object] | None,
     words: Mapping[str, object],
-) -> dict[LinkRef, Impairment | Timeline]:
-    """The impairment of each link that a marker, a call or a command line asks for.
+) -> LinksWanted:
+    """The impairment of each link that a marker, a call or a command line asks for, and what they share.
 
     Raises InvalidWantError with every problem of the link, the profile, the words and their tables at once.
     """
@@ -51,8 +66,7 @@ def impairments_of(
         elif isinstance(profile, Profile):
             chosen = profile
         elif isinstance(profile, list | tuple) and any(isinstance(step, Mapping) for step in profile):
-            both = side(backend, profile)
-            chosen = Profile(name="", forward=both, reverse=both)
+            chosen = _both_ways(backend, profile)
         elif profile is not None:
             chosen = find_profile(backend.profiles, profile)
         elif not words:
@@ -60,31 +74,45 @@ def impairments_of(
                 f'{shown(text)}: what is it impaired with? Give a profile\'s name or words such as delay="40ms"'
             )
         else:
-            same = side(backend, words)
-            chosen = Profile(name="", forward=same, reverse=same)
+            chosen = _both_ways(backend, words)
         for half in (chosen.forward, chosen.reverse) if chosen is not None else ():
             problems += _missing_tables(half, backend.tables)
     except InvalidValueError as error:
         problems += error.problems
+    halves = [] if chosen is None else [(forward, chosen.forward_shape), (reverse, chosen.reverse_shape)]
+    shapes = [(refs, shape) for refs, shape in halves if refs and shape is not None]
+    problems += [problem for refs, _ in shapes for problem in _unshapable(refs)]
     if of_link or problems or chosen is None:
         raise InvalidWantError(of_link, tuple(dict.fromkeys(problems)))
-    return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
+    links = {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
+    return LinksWanted(links=links, shapes=shapes)
 
 
-def bottleneck_of(backend: Backend, text: str, words: Mapping[str, object]) -> tuple[tuple[LinkRef, ...], Bottleneck]:
+def _both_ways(backend: Backend, written: object) -> Profile:
+    side, shape = checked_half(written, _reader(backend))
+    return Profile(name="", forward=side, reverse=side, forward_shape=shape, reverse_shape=shape)
+
+
+def bottleneck_of(backend: Backend, text: str, words: Mapping[str, object]) -> Shared:
     """The links and the bottleneck that a marker or a call asks for. Raises InvalidValueError with every problem."""
     problems = Problems()
     with problems.gathered():
         refs = backend.topology.links(text)
-        if beyond_hosts := [ref for ref in refs if ref.beyond]:
-            raise InvalidValueError(
-                f"{beyond_hosts[0]}: a bottleneck is shared by hosts of the stack, at the port toward another; an end "
-                f"beyond them has a rate of its own: lab.impair"
-            )
+        problems += _unshapable(refs)
     with problems.gathered():
         bottleneck = Bottleneck.parse(words)
     problems.tell()
     return refs, bottleneck
+
+
+def _unshapable(refs: Sequence[LinkRef]) -> list[str]:
+    """Why these links cannot share a bottleneck, if they cannot."""
+    return [
+        f"{ref}: a bottleneck is shared by hosts of the stack, at the port toward another; an end beyond them has a "
+        f"rate of its own: lab.impair"
+        for ref in refs
+        if ref.beyond
+    ][:1]
 
 
 def varied(
@@ -111,8 +139,12 @@ def varied(
 
 def side(backend: Backend, words: object) -> Impairment | Timeline:
     """The impairment that words or a list of steps describe. Raises InvalidValueError with every problem."""
+    return checked_side(words, _reader(backend))
+
+
+def _reader(backend: Backend) -> ReadTrace:
     folders = [] if backend.netem_folder is None else [backend.netem_folder]
-    return checked_side(words, lambda name: read_trace(name, *folders))
+    return lambda name: read_trace(name, *folders)
 
 
 def notes(impairments: Mapping[LinkRef, Impairment | Timeline], *, machine_is_ours: bool) -> list[str]:

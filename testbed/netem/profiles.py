@@ -9,6 +9,8 @@
     # or, instead of the two:
     both: {delay: 15ms}
 
+A side may also have `shape`, the bottleneck that all links of the direction share: `testbed.spec.bottleneck`.
+
 A side may also be a list of steps or a trace: `testbed.spec.timeline`. Profiles in the user's folder ``netem/`` beside
 the Compose file come before those of the same name that ship with testbed.
 """
@@ -23,16 +25,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from testbed import reading
-from testbed.errors import InvalidValueError
+from testbed.errors import InvalidValueError, Problems
 from testbed.netem.schedule import compile_timeline
 from testbed.reading import yamltree
 from testbed.resources import resource
+from testbed.spec.bottleneck import Bottleneck
 from testbed.spec.impairment import Impairment
 from testbed.spec.profile import Profile
 from testbed.spec.steps import ReadTrace, parse_side
 from testbed.spec.timeline import Timeline
 from testbed.spec.traces import csv_rows, is_csv, mahimahi_rows
-from testbed.spec.words import is_table, unknown
+from testbed.spec.words import SHAPE_WORD, is_table, unknown
 from testbed.text import shown
 
 T = TypeVar("T")
@@ -80,23 +83,53 @@ def parse_profile(name: str, text: str, read: ReadTrace = read_trace) -> Profile
     problems = [f"{key}: {unknown(str(key), _KEYS)}" for key in body if key not in _KEYS]
     if "both" in body and ("forward" in body or "reverse" in body):
         problems.append("`both` excludes `forward` and `reverse`: remove one or the other")
-    sides: dict[str, Impairment | Timeline] = {}
+    halves: dict[str, tuple[Impairment | Timeline, Bottleneck | None]] = {}
     for side in ("both", "forward", "reverse"):
         words = body.get(side)
         try:
             lines = [document.lines[side, n] for n in range(len(words))] if isinstance(words, list) else []
-            sides[side] = checked_side({} if words is None else words, read, lines)
+            halves[side] = checked_half({} if words is None else words, read, lines)
         except InvalidValueError as error:
             problems += [f"{side}: {problem}" for problem in error.problems]
     if problems:
         raise InvalidValueError(problems)
     both = "both" in body
+    forward, forward_shape = halves["both" if both else "forward"]
+    reverse, reverse_shape = halves["both" if both else "reverse"]
     return Profile(
         name=name,
         description=str(body.get("description") or ""),
-        forward=sides["both" if both else "forward"],
-        reverse=sides["both" if both else "reverse"],
+        forward=forward,
+        reverse=reverse,
+        forward_shape=forward_shape,
+        reverse_shape=reverse_shape,
     )
+
+
+def checked_half(
+    written: object, read: ReadTrace = read_trace, lines: Sequence[int] = ()
+) -> tuple[Impairment | Timeline, Bottleneck | None]:
+    """A side as `checked_side` reads it, and the bottleneck of its word ``shape``; of a list, of its first step's.
+
+    Raises InvalidValueError with every problem of both.
+    """
+    first = written[0] if isinstance(written, list | tuple) and written else written
+    if not isinstance(first, Mapping) or SHAPE_WORD not in first:
+        return checked_side(written, read, lines), None
+    words = {name: value for name, value in first.items() if name != SHAPE_WORD}
+    rest: object = words
+    if first is not written:
+        assert isinstance(written, list | tuple)  # noqa: S101  # as `first` is one of its steps
+        rest = [words if set(words) - {"at"} else {**words, "clean": True}, *written[1:]]
+    problems = Problems()
+    shape: Bottleneck | None = None
+    with problems.gathered():
+        shape = None if first[SHAPE_WORD] is None else Bottleneck.read(first[SHAPE_WORD])
+    side: Impairment | Timeline = Impairment()
+    with problems.gathered():
+        side = checked_side(rest, read, lines)
+    problems.tell()
+    return side, shape
 
 
 def checked_side(written: object, read: ReadTrace = read_trace, lines: Sequence[int] = ()) -> Impairment | Timeline:

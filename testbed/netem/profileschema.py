@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.spec.bottleneck import MARKS
 from testbed.spec.features import WORDS
 from testbed.spec.timeline import RAMPED
-from testbed.spec.words import DISTRIBUTIONS, MEAN, NUMBERS, RATE, SHAPE, SIZE, TRUTH, WHOLE, ValueKind
+from testbed.spec.words import DISTRIBUTIONS, MEAN, NUMBERS, RATE, SHAPE, SHAPE_WORD, SIZE, TRUTH, WHOLE, ValueKind
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _FLAG: dict[str, Any] = {"type": "boolean"}
@@ -41,6 +42,18 @@ _OF_TRACES: dict[str, dict[str, Any]] = {
     "repeat": {"description": "the time after which a CSV trace begins again", **_TEXT},
     "window": {"description": "the time over which a Mahimahi trace is averaged", **_TEXT},
 }
+_SHAPE: dict[str, Any] = {
+    "description": "the bottleneck that all links of the direction share, behind their own impairments",
+    "type": ["object", "null"],
+    "properties": {
+        "rate": {"description": "of all of them together", "examples": ["8mbit"], **_TEXT},
+        "queue": {"description": "how much may wait", "examples": ["200kB"], **_TEXT},
+        "qdisc": {"description": "which packet leaves next, and which is dropped", "enum": list(MARKS)},
+        "ecn": {"description": "whether packets of flows that know ECN are marked instead of dropped", **_FLAG},
+    },
+    "additionalProperties": False,
+    "required": ["rate"],
+}
 _FORMS: dict[ValueKind, dict[str, Any]] = {
     TRUTH: _FLAG,
     WHOLE: {"type": ["integer", "string"]},
@@ -58,6 +71,7 @@ def schema() -> dict[str, Any]:
         name: {"description": word.help, **_FORMS.get(word.kind, {"type": ["string", "integer", "number"]})}
         for name, word in WORDS.items()
     }
+    words[SHAPE_WORD] = {"$ref": "#/$defs/shape"}
     side = {"anyOf": [{"$ref": "#/$defs/words"}, {"$ref": "#/$defs/steps"}, {"$ref": "#/$defs/trace"}]}
     described = {
         "description": {"description": "one line, for `testbed profiles`", "type": "string"},
@@ -73,6 +87,7 @@ def schema() -> dict[str, Any]:
         "additionalProperties": False,
         "dependentSchemas": {"both": {"properties": {"forward": False, "reverse": False}}},
         "$defs": {
+            "shape": _SHAPE,
             "words": {"type": ["object", "null"], "properties": words, "additionalProperties": False},
             "steps": {
                 "type": "array",

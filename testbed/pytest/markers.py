@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,8 @@ class Wanted:
     links: dict[LinkRef, tuple[Impairment | Timeline, str]] = field(default_factory=dict)
     """The impairment of each link, and the profile that it comes from; empty if it is in words."""
     prove: set[LinkRef] = field(default_factory=set)
-    shapes: dict[str, tuple[tuple[LinkRef, ...], Bottleneck]] = field(default_factory=dict)
-    """The links of each bottleneck, by the text of its marker."""
+    shapes: list[tuple[tuple[LinkRef, ...], Bottleneck, str | None]] = field(default_factory=list)
+    """The links of each bottleneck, and the profile that it comes from; empty if it is in words, None of ``shape``."""
     by_marker: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     """By a marker's text, the names of its links, or of its bottlenecks, and their networks."""
     unknown: bool = False
@@ -40,7 +40,7 @@ class Wanted:
     @property
     def all_links(self) -> set[LinkRef]:
         """Every link that a marker names."""
-        return {*self.links, *(ref for refs, _ in self.shapes.values() for ref in refs)}
+        return {*self.links, *(ref for refs, *_ in self.shapes for ref in refs)}
 
 
 WANTED: pytest.StashKey[Wanted] = pytest.StashKey()
@@ -180,6 +180,7 @@ def wanted(item: pytest.Item | pytest.Collector, lab_of_it: Callable[[], Lab]) -
     """
     wanted = Wanted()
     markers: dict[LinkRef, str] = {}
+    shaped: dict[LinkRef, str] = {}
     problems: list[str] = []
     for request in _requests(item, problems):
         from testbed.lab.prober import unprovable
@@ -192,8 +193,8 @@ def wanted(item: pytest.Item | pytest.Collector, lab_of_it: Callable[[], Lab]) -
             problems.append(f"{text}: prove={shown(prove)}: must be True or False")
             continue
         try:
-            impairments = impairments_of(lab, request.link, request.profile, request.words)
-            impairments = varied(impairments, variation(item.config))
+            asks = impairments_of(lab, request.link, request.profile, request.words)
+            impairments = varied(asks.links, variation(item.config))
         except InvalidWantError as error:
             problems += [f"{request.marker}: {problem}" for problem in error.of_link]
             problems += [f"{text}: {problem}" for problem in error.of_impairment]
@@ -201,25 +202,31 @@ def wanted(item: pytest.Item | pytest.Collector, lab_of_it: Callable[[], Lab]) -
         except UserError as error:
             problems += [f"{text}: {problem}" for problem in error.problems]
             continue
-        problems += [f"{text}: {problem}" for problem in (unprovable(impairments) if prove else ())]
+        name = profile_name(request.profile)
+        sharing = [ref for refs, _ in asks.shapes for ref in refs]
+        problems += [f"{text}: {problem}" for problem in (unprovable(impairments, shared=sharing) if prove else ())]
+        _add_shapes([(refs, shape, name) for refs, shape in asks.shapes], text, wanted, shaped, problems)
         wanted.by_marker[text] = {(str(ref), ref.network) for ref in impairments}
         for ref, impairment in impairments.items():
             if ref in markers:
                 problems.append(f"{ref} is impaired twice, by {markers[ref]} and by {text}; a link has one impairment")
-            wanted.links[ref], markers[ref] = (impairment, profile_name(request.profile)), text
+            wanted.links[ref], markers[ref] = (impairment, name), text
             if prove:
                 wanted.prove.add(ref)
-    _read_shapes(item, lab_of_it, wanted, problems)
+    _read_shapes(item, lab_of_it, wanted, shaped, problems)
     if problems:
         raise UserError(problems)
     return wanted
 
 
 def _read_shapes(
-    item: pytest.Item | pytest.Collector, lab_of_it: Callable[[], Lab], wanted: Wanted, problems: list[str]
+    item: pytest.Item | pytest.Collector,
+    lab_of_it: Callable[[], Lab],
+    wanted: Wanted,
+    shaped: dict[LinkRef, str],
+    problems: list[str],
 ) -> None:
     """Read what the markers ``shape`` of a test ask for, and note every problem."""
-    of: dict[LinkRef, str] = {}
     for mark in item.iter_markers("shape"):
         from testbed.lab.wanted import bottleneck_of
         from testbed.spec.bottleneck import by_port, name_of
@@ -233,10 +240,23 @@ def _read_shapes(
         except UserError as error:
             problems += [f"{text}: {problem}" for problem in error.problems]
             continue
-        problems += [f"{ref} is shaped twice, by {of[ref]} and by {text}" for ref in refs if ref in of]
-        of |= dict.fromkeys(refs, text)
-        wanted.shapes[text] = (refs, bottleneck)
+        _add_shapes([(refs, bottleneck, None)], text, wanted, shaped, problems)
         wanted.by_marker[text] = {(name_of(links), port.network) for port, links in by_port(refs).items()}
+
+
+def _add_shapes(
+    shapes: Sequence[tuple[tuple[LinkRef, ...], Bottleneck, str | None]],
+    text: str,
+    wanted: Wanted,
+    shaped: dict[LinkRef, str],
+    problems: list[str],
+) -> None:
+    """Add the bottlenecks of a marker; ``shaped``: the marker that shapes each link so far."""
+    wanted.shapes.extend(shapes)
+    for ref in (ref for refs, *_ in shapes for ref in refs):
+        if ref in shaped:
+            problems.append(f"{ref} is shaped twice, by {shaped[ref]} and by {text}")
+        shaped[ref] = text
 
 
 def profile_of(item: pytest.Item | pytest.Collector) -> str | None:

@@ -194,8 +194,8 @@ def links_of_markers(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def put(lab: Lab, requests: Wanted) -> Iterator[tuple[LinkRef, Applied]]:
     """Shape the ports of markers, and impair the links, one after the other. Raises ImpairmentNotAppliedError."""
-    for refs, bottleneck in requests.shapes.values():
-        lab.shaper.shape(lab.whole.there(refs), bottleneck)
+    for refs, bottleneck, profile in requests.shapes:
+        lab.shaper.shape(lab.whole.there(refs), bottleneck, profile=profile or "", with_links=profile is not None)
     for ref in lab.whole.there(requests.links):
         impairment, name = requests.links[ref]
         yield ref, lab.impairer.apply(ref, impairment, profile=name)

@@ -12,6 +12,7 @@ from testbed import units
 from testbed.netem import qdisc
 from testbed.netem.delays import histogram, is_known, quantiles_s
 from testbed.netem.schedule import compile_timeline
+from testbed.spec.bottleneck import Bottleneck
 from testbed.spec.impairment import Impairment
 from testbed.spec.profile import Profile
 from testbed.spec.timeline import Timeline, between
@@ -32,13 +33,14 @@ def print_profile(console: Console, profile: Profile) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
     say(f"{profile.name}: {profile.description}")
-    sides = [("forward", profile.forward), ("reverse", profile.reverse)]
-    if profile.forward == profile.reverse:
-        sides = [("both ways", profile.forward)]
-    for name, side in sides:
+    forward, reverse = (profile.forward, profile.forward_shape), (profile.reverse, profile.reverse_shape)
+    halves = {"both ways": forward} if forward == reverse else {"forward": forward, "reverse": reverse}
+    for name, (side, shape) in halves.items():
         say(f"\n{name}: {side.describe()}")
         for line in timeline_lines(side) if isinstance(side, Timeline) else impairment_lines(side):
             say(f"  {line}")
+        if shape is not None:
+            say(f"  all its links share {shape.describe()}")
 
 
 def impairment_lines(impairment: Impairment) -> Iterator[str]:
@@ -162,9 +164,13 @@ def profile_json(profile: Profile) -> dict[str, Any]:
     return {
         "name": profile.name,
         "description": profile.description,
-        "forward": _side_json(profile.forward),
-        "reverse": _side_json(profile.reverse),
+        "forward": {**_side_json(profile.forward), "shape": _shape_json(profile.forward_shape)},
+        "reverse": {**_side_json(profile.reverse), "shape": _shape_json(profile.reverse_shape)},
     }
+
+
+def _shape_json(shape: Bottleneck | None) -> dict[str, Any] | None:
+    return None if shape is None else shape.words()
 
 
 def _side_json(side: Impairment | Timeline) -> dict[str, Any]:

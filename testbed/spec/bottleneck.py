@@ -9,7 +9,7 @@ from typing import Any
 from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.spec.links import LinkRef, PortRef
-from testbed.spec.words import unknown
+from testbed.spec.words import SHAPE_WORD, unknown
 from testbed.text import shown
 
 MARKS: Mapping[str, bool | None] = {"fifo": False, "codel": None, "fq_codel": None, "cake": True, "red": None}
@@ -79,6 +79,18 @@ class Bottleneck:
         if not problems:
             return cls(**values)
         raise InvalidValueError(problems)
+
+    @classmethod
+    def read(cls, written: object) -> Bottleneck:
+        """From the value of the word ``shape``. Raises InvalidValueError with every problem."""
+        if not isinstance(written, Mapping):
+            raise InvalidValueError(
+                f"{SHAPE_WORD}={shown(written)}: must be a mapping such as {{rate: 8mbit, queue: 200kB}}"
+            )
+        try:
+            return cls.parse(written)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{SHAPE_WORD}: {problem}" for problem in error.problems) from None
 
     def words(self) -> dict[str, Any]:
         """In the user's words; `parse` reads them."""

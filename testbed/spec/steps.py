@@ -30,7 +30,7 @@ from testbed.spec.features import FEATURES, WORDS
 from testbed.spec.impairment import LOSS_MODELS, AtOddsError, Impairment
 from testbed.spec.timeline import RAMPED, Outage, Phase, Timeline
 from testbed.spec.traces import COLUMNS, LONGEST_S, WINDOW_S, TraceRow, csv_rows, is_csv, mahimahi_rows
-from testbed.spec.words import LONGEST_DELAY_S, unknown
+from testbed.spec.words import LONGEST_DELAY_S, SHAPE_WORD, unknown
 from testbed.text import shown
 
 _STEP_WORDS = ("at", "ramp", "outage", "clean", "repeat")
@@ -53,6 +53,10 @@ def parse_side(written: object, *, read_trace: ReadTrace, lines: Sequence[int] =
         return parse_steps(written, lines)
     if not isinstance(written, Mapping):
         raise InvalidValueError(f"must be a mapping such as {{delay: 40ms, loss: 2%}}; found {shown(written)}")
+    if SHAPE_WORD in written:
+        raise InvalidValueError(
+            f"{SHAPE_WORD}: several links share it: write it in a profile, a marker, or for lab.impair"
+        )
     if "trace" in written:
         return parse_trace(written, read_trace)
     if misplaced := [word for word in (*_STEP_WORDS, *_TRACE_WORDS) if word in written]:
@@ -98,6 +102,9 @@ class _Steps:
         named: dict[str, object] = {}
         for name, value in step.items():
             if name in _STEP_WORDS:
+                continue
+            if name == SHAPE_WORD:
+                self.complain(where, [f"{SHAPE_WORD}: only the first step may have it, for all of the timeline"])
                 continue
             feature = WORDS.get(str(name))
             if feature is None:

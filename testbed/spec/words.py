@@ -17,6 +17,8 @@ from testbed.errors import InvalidValueError
 from testbed.text import shown
 
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
+SHAPE_WORD = "shape"
+"""The word for a bottleneck (`testbed.spec.bottleneck`) beside those of an impairment."""
 _TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}\.dist")
 """The name of a user's table file."""
 

@@ -35,7 +35,7 @@ def test_a_shared_rate_and_queue_are_as_asked(tmp_path: Path) -> None:
     outcomes = {name: test["outcome"] for name, test in tests.items()}
     invalid = {"test_vacuous": "no packet met", "test_gone": "asked limit 132, the kernel reports 7"}
     assert outcomes == {name: "invalid" if name in invalid else "passed" for name in outcomes}, done.stdout
-    assert len(outcomes) == 14, done.stdout
+    assert len(outcomes) == 15, done.stdout
     assert all(text in tests[name]["reason"] for name, text in invalid.items())
     drops = tests["test_drops"]
     (queue,) = [link["queue"] for link in drops["links"] if link["queue"] is not None]

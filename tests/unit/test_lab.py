@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import cast
 
@@ -9,7 +10,8 @@ import pytest
 
 from testbed.errors import InvalidValueError
 from testbed.lab.backend import Backend
-from testbed.lab.wanted import impairments_of, notes, separate_rates
+from testbed.lab.wanted import LinksWanted, impairments_of, notes, separate_rates
+from testbed.spec.bottleneck import Bottleneck
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import LinkRef, Traffic
 from testbed.spec.profile import Profile
@@ -24,9 +26,15 @@ PROFILES = {"dsl": DSL}
 THERE, BACK = LinkRef("client", "server", "lan"), LinkRef("server", "client", "lan")
 
 
-def requested(text: str, profile: str | Profile | None = None, **words: object) -> dict[LinkRef, Impairment | Timeline]:
+def asks(text: str, profile: str | Profile | None = None, **words: object) -> LinksWanted:
     lab = SimpleNamespace(topology=TOPOLOGY, profiles=PROFILES, tables={}, netem_folder=None)
     return impairments_of(cast("Backend", lab), text, profile, words)
+
+
+def requested(
+    text: str, profile: str | Profile | None = None, **words: object
+) -> Mapping[LinkRef, Impairment | Timeline]:
+    return asks(text, profile, **words).links
 
 
 def problems_of(text: str, profile: str | Profile | None = None, **words: object) -> tuple[str, ...]:
@@ -54,6 +62,22 @@ def test_words_are_said_of_every_direction_that_is_named() -> None:
 def test_a_profile_may_be_given_as_a_value() -> None:
     mine = Profile(name="not in any folder", forward=Impairment(loss_ratio=1))
     assert requested("client <-> server", mine) == {THERE: mine.forward, BACK: CLEAN}
+
+
+def test_links_of_one_direction_share_its_bottleneck_and_the_others_have_theirs() -> None:
+    up, down = Bottleneck(rate_bps=1e6), Bottleneck(rate_bps=8e6, qdisc="fq_codel")
+    cable = Profile(name="cable", forward_shape=up, reverse_shape=down)
+    assert asks("client <-> server", cable).shapes == [((THERE,), up), ((BACK,), down)]
+    assert asks("client -> server", cable).shapes == [((THERE,), up)]
+    assert asks("client <-> server", "dsl").shapes == []
+    both = asks("client <-> server", delay="5ms", shape={"rate": "1mbit"})
+    assert both.links[THERE] == Impairment(delay_s=0.005)
+    assert both.shapes == [((THERE,), up), ((BACK,), up)]
+
+
+def test_what_is_beyond_the_stack_shares_no_bottleneck() -> None:
+    (problem,) = problems_of("localhost -> server", shape={"rate": "1mbit"})
+    assert problem.startswith("localhost -> server: a bottleneck is shared by hosts of the stack")
 
 
 @pytest.mark.parametrize(

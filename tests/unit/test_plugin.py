@@ -78,6 +78,8 @@ WRONG = [
     ('impair_each("client -> server", "losy")', "*profile 'losy': unknown; did you mean 'lossy'?*"),
     ("impair_each()", "*write impair_each(*"),
     ('impair("client -> server", ["lossy"])', "*[[]'lossy'] is not a profile: give a profile's name, *"),
+    ('impair("client -> server", shape={"rate": "8mbit"}, prove=True)', "*cannot be probed: it shares a bottleneck*"),
+    ('impair("client -> server", shape={"rate": "8"})', "*shape: rate=8: a rate needs a unit*"),
     ('impair("client -> server", "tunnel", prove=True)', "*client -> server: a timeline cannot be probed: *"),
     ('impair("client -> server", [{"at": "1s", "loss": "1%"}], prove=True)', "*a timeline cannot be probed: *"),
     (

@@ -10,9 +10,11 @@ from testbed.errors import InvalidValueError
 from testbed.netem.profiles import find_profile, load_profiles, parse_profile
 from testbed.reading import yamltree
 from testbed.resources import resource
+from testbed.spec.bottleneck import Bottleneck
 from testbed.spec.features import WORDS
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.profile import Profile
+from testbed.spec.timeline import Timeline
 
 SHIPPED = sorted(resource("netem").glob("*.yaml"))
 
@@ -37,6 +39,44 @@ def test_forward_and_reverse_may_differ() -> None:
     dsl = parse_profile("dsl", "forward: {delay: 15ms, rate: 1mbit}\nreverse: {delay: 15ms, rate: 8mbit}\n")
     assert dsl.forward == Impairment(delay_s=0.015, rate_bps=1e6)
     assert dsl.reverse == Impairment(delay_s=0.015, rate_bps=8e6)
+
+
+def test_a_side_may_have_a_bottleneck_that_its_links_share() -> None:
+    cable = parse_profile("x", "forward: {delay: 5ms, shape: {rate: 1mbit, qdisc: fq_codel}}\nreverse: {loss: 1%}")
+    assert cable.forward == Impairment(delay_s=0.005)
+    assert cable.forward_shape == Bottleneck(rate_bps=1e6, qdisc="fq_codel")
+    assert cable.reverse_shape is None
+    both = parse_profile("x", "both: {shape: {rate: 1mbit}}")
+    assert (both.forward, both.reverse) == (CLEAN, CLEAN)
+    assert both.forward_shape == both.reverse_shape == Bottleneck(rate_bps=1e6)
+
+
+@pytest.mark.parametrize(
+    ("first", "at_first"),
+    [("shape: {rate: 1mbit}", CLEAN), ("delay: 5ms, shape: {rate: 1mbit}", Impairment(delay_s=0.005))],
+)
+def test_the_bottleneck_of_a_timeline_stands_in_its_first_step(first: str, at_first: Impairment) -> None:
+    profile = parse_profile("x", f"both: [{{{first}}}, {{at: 1s, loss: 1%}}]")
+    assert isinstance(profile.forward, Timeline)
+    assert profile.forward.phases[0].impairment == at_first
+    assert profile.forward_shape == Bottleneck(rate_bps=1e6)
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("both: {shape: 8mbit}", ["both: shape='8mbit': must be a mapping such as {rate: 8mbit, queue: 200kB}"]),
+        ("both: {shape: {qdisc: fifo}, dealy: 1ms}", ["both: shape: rate: missing", "both: dealy: unknown"]),
+        (
+            "both: [{delay: 1ms}, {at: 1s, shape: {rate: 1mbit}, loss: 2%}]",
+            ["both: step 2 (line 1): shape: only the first step may have it"],
+        ),
+    ],
+)
+def test_a_wrong_bottleneck_is_refused_beside_all_else(text: str, problems: list[str]) -> None:
+    refused = problems_of(text)
+    assert len(refused) == len(problems), refused
+    assert all(problem.startswith(start) for problem, start in zip(refused, problems, strict=True)), refused
 
 
 def test_the_direction_that_is_not_mentioned_is_clean() -> None:

@@ -16,6 +16,10 @@ services:
   d: *host
 """
 # Prints how long a connection took to open, in seconds.
+_CABLE = """
+forward: {delay: 10ms, shape: {rate: 8mbit, queue: 200kB, qdisc: fq_codel}}
+reverse: {delay: 10ms}
+"""
 _CONNECT = """
 import socket, time
 began = time.monotonic()
@@ -56,11 +60,11 @@ def await_drops(bottleneck, count=1):
     await_condition(bottleneck.counters, lambda now: now.dropped_packets >= count, deadline_s=60)
 
 
-def await_received(lab):
-    """Wait until the receiver has got datagrams."""
-    before = lab.host("d").counters()["Udp"]["InDatagrams"]
+def await_received(lab, protocol="Udp", counter="InDatagrams", count=10):
+    """Wait until the receiver has got datagrams, or segments."""
+    before = lab.host("d").counters()[protocol][counter]
     await_condition(
-        lambda: lab.host("d").counters()["Udp"]["InDatagrams"], lambda now: now > before + 10, deadline_s=60
+        lambda: lab.host("d").counters()[protocol][counter], lambda now: now > before + count, deadline_s=60
     )
 
 
@@ -144,6 +148,18 @@ def test_vacuous(lab):
         await_received(lab)
 
 
+@pytest.mark.impair("* <-> d", "cable")
+def test_profile(lab):
+    """Its rate is the bottleneck's: each link alone would have all of it. Another profile takes its place."""
+    with lab.traffic("* -> d", tcp=1) as traffic:
+        await_received(lab, "Tcp", "InSegs", 2000)
+    assert sum(flow.goodput_bps for flow in traffic.flows) == pytest.approx(1448 / 1514 * 8e6, rel=0.05)
+    lab.impair("* <-> d", delay="10ms")
+    with lab.traffic("* -> d", udp="8mbit") as traffic:
+        await_received(lab, count=3000)
+    assert sum(flow.received_bytes for flow in traffic.flows) > 0.9 * sum(flow.sent_bytes for flow in traffic.flows)
+
+
 def test_gone(lab):
     """What removes the bottleneck behind our back is seen."""
     lab.shape("* -> d", rate="8mbit", queue="200kB", qdisc="fq_codel")
@@ -160,7 +176,9 @@ def test_unknown_qdisc(lab):
 def lay_out(folder: Path) -> None:
     """Write the stack, its programs and its tests."""
     (folder / "programs").mkdir()
+    (folder / "netem").mkdir()
     files = {
+        "netem/cable.yaml": _CABLE,
         "compose.yaml": _COMPOSE,
         "programs/connect.py": _CONNECT,
         "programs/listen.py": _LISTEN,
