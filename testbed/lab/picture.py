@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from testbed.errors import AgentError
+from testbed.evidence.proof import QueueCounts
 from testbed.judge import impairments
 from testbed.lab.lab import Lab
 from testbed.lab.ports import Port, Source, flat
+from testbed.lab.shaper import Shaped
 from testbed.netem import qdisc, readback
 
 
 def picture(lab: Lab) -> dict[str, Any]:
-    """The hosts by network, and each link that is impaired or cut: as asked, and as its kernel has it now."""
+    """The hosts by network, each link that is impaired or cut, each bottleneck: as asked, and as its kernel has it."""
     topology = lab.topology
     hosts = {host: topology.networks_of(host) for host in list(lab.hosts)}
     links = [link for port in lab.ports for link in _links(lab, port)]
@@ -21,6 +24,18 @@ def picture(lab: Lab) -> dict[str, Any]:
         "stack": lab.run_id,
         "networks": {name: [host for host in hosts if name in hosts[host]] for name in topology.networks},
         "links": sorted(links, key=lambda link: (link["network"], link["link"])),
+        "bottlenecks": [_bottleneck(shaped, counts) for shaped, counts in lab.shaper.now()],
+    }
+
+
+def _bottleneck(shaped: Shaped, counts: QueueCounts | None) -> dict[str, Any]:
+    return {
+        "bottleneck": str(shaped),
+        "dst": shaped.port.host,
+        "network": shaped.port.network,
+        "asked": shaped.bottleneck.describe(),
+        "profile": shaped.profile,
+        "counts": None if counts is None else asdict(counts),
     }
 
 

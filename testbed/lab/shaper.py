@@ -17,7 +17,7 @@ from testbed.lab.carriage import Carriage
 from testbed.lab.ledger import Ledger
 from testbed.lab.ports import HELD, Port, Ports
 from testbed.netem import qdisc, readback, shaping
-from testbed.spec.bottleneck import MARKS, Bottleneck, by_port, name_of
+from testbed.spec.bottleneck import MARKS, Bottleneck, by_port, in_words, name_of
 from testbed.spec.links import LinkRef, PortRef
 from testbed.text import several
 
@@ -175,6 +175,17 @@ class Shaper:
     def _counts(self, ref: PortRef, placed: _Placed) -> QueueCounts:
         counts = shaping.counts(placed.minor, self._read(ref, placed)[1])
         return NOTHING if counts is None else counts
+
+    def now(self) -> list[tuple[Shaped, QueueCounts | None]]:
+        """Each bottleneck, and what its queue has counted; None if it is not there. For those who watch a test run."""
+        seen: list[tuple[Shaped, QueueCounts | None]] = []
+        for ref, places in list(self._places.items()):
+            for placed in list(places):
+                counts = None
+                with suppress(AgentError):  # it goes at this moment
+                    counts = shaping.counts(placed.minor, self._read(ref, placed)[1])
+                seen.append((placed.shaped, None if counts is None else counts - placed.before))
+        return seen
 
     def look(self) -> list[tuple[LinkEvidence, list[ImpairmentNotAppliedError]]]:
         """The evidence of each bottleneck, and the errors of those that are not in force."""
@@ -403,7 +414,7 @@ def _rows(
         difference = wrong.pop(word, None)
         yield Check(
             field=word,
-            asked=str(value).lower(),
+            asked=in_words(value),
             kernel="as asked" if difference is None else difference.reported,
             seen=seen.get(word, "—"),
             verdict=Verdict.SHOWN if difference is None else Verdict.FAILS,

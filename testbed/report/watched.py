@@ -39,12 +39,31 @@ class LinkRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BottleneckRow:
+    """One bottleneck at one moment, in words; an empty word: nothing to say."""
+
+    bottleneck: str
+    dst: str
+    network: str
+    state: str
+    """``shaped``, or ``gone``: the kernel has none."""
+    asked: str
+    rate: str
+    """What left its queue since the picture before."""
+    queue: str
+    dropped: str
+    """By the queue, of all packets that were led to it."""
+    marked: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """What there is to see at one moment."""
 
     test: str
     networks: Mapping[str, list[str]]
     rows: tuple[LinkRow, ...]
+    bottlenecks: tuple[BottleneckRow, ...]
     events: tuple[str, ...]
     """The last ones, the latest first."""
 
@@ -54,6 +73,7 @@ class Film:
     """Turns pictures into scenes; remembers the one before, and the last events."""
 
     _before: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    _shared: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     _test: str = ""
     _at_s: float = 0.0
     _began_s: float | None = None
@@ -68,14 +88,35 @@ class Film:
             (lab["stack"], link["network"], link["link"]): link for lab in picture["labs"] for link in lab["links"]
         }
         test = picture["test"]
-        news = [*([f"test {test}" if test else "between tests"] if test != self._test else ()), *self._news(links)]
+        shared = {
+            (lab["stack"], place["network"], place["bottleneck"]): place
+            for lab in picture["labs"]
+            for place in lab["bottlenecks"]
+        }
+        news = [
+            *([f"test {test}" if test else "between tests"] if test != self._test else ()),
+            *self._news(links, shared),
+        ]
         self._events = [*(f"{at_s - self._began_s:7.1f} s  {text}" for text in reversed(news)), *self._events][:_EVENTS]
         rows = tuple(_row(link, self._before.get(key), at_s - self._at_s) for key, link in links.items())
-        self._before, self._test, self._at_s = links, test, at_s
+        bottlenecks = tuple(
+            _shared_row(place, self._shared.get(key), at_s - self._at_s) for key, place in shared.items()
+        )
+        self._before, self._shared, self._test, self._at_s = links, shared, test, at_s
         networks = {name: hosts for lab in picture["labs"] for name, hosts in lab["networks"].items()}
-        return Scene(test=test, networks=networks, rows=rows, events=tuple(self._events))
+        return Scene(test=test, networks=networks, rows=rows, bottlenecks=bottlenecks, events=tuple(self._events))
 
-    def _news(self, links: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Iterator[str]:
+    def _news(
+        self,
+        links: Mapping[tuple[str, str, str], Mapping[str, Any]],
+        shared: Mapping[tuple[str, str, str], Mapping[str, Any]],
+    ) -> Iterator[str]:
+        for key, place in shared.items():
+            if place["asked"] != self._shared.get(key, {}).get("asked"):
+                yield f"{place['bottleneck']}: shared {_asked(place)}"
+        for key, place in self._shared.items():
+            if key not in shared:
+                yield f"{place['bottleneck']}: no bottleneck any more"
         for key, link in links.items():
             before = self._before.get(key, {})
             if link["cut"] != before.get("cut"):
@@ -110,9 +151,7 @@ def _row(link: Mapping[str, Any], before: Mapping[str, Any] | None, passed_s: fl
         met = counts["sent_packets"] + counts["dropped_packets"]
         lost = f"{counts['dropped_packets']} of {met}"
         queue = f"{counts['queued_packets']} packets" if counts["queued_packets"] else "empty"
-        earlier = (before or {}).get("counts")
-        if earlier is not None and passed_s > 0 and counts["sent_bytes"] >= earlier["sent_bytes"]:
-            rate = units.format_rate((counts["sent_bytes"] - earlier["sent_bytes"]) * 8 / passed_s)
+        rate = _rate(counts, before, passed_s)
     return LinkRow(
         link=link["link"],
         src=link["src"],
@@ -129,7 +168,36 @@ def _row(link: Mapping[str, Any], before: Mapping[str, Any] | None, passed_s: fl
     )
 
 
-_COLOURS = {"cut": "red", "impaired": "yellow", "gone": "magenta"}
+def _shared_row(place: Mapping[str, Any], before: Mapping[str, Any] | None, passed_s: float) -> BottleneckRow:
+    counts = place["counts"]
+    rate = queue = dropped = marked = ""
+    if counts is not None:
+        rate = _rate(counts, before, passed_s)
+        queue = f"{counts['waiting_packets']} packets" if counts["waiting_packets"] else "empty"
+        all_packets = counts["sent_packets"] + counts["dropped_packets"] + counts["waiting_packets"]
+        dropped, marked = f"{counts['dropped_packets']} of {all_packets}", str(counts["marked_packets"])
+    return BottleneckRow(
+        bottleneck=place["bottleneck"],
+        dst=place["dst"],
+        network=place["network"],
+        state="shaped" if counts is not None else "gone",
+        asked=_asked(place),
+        rate=rate,
+        queue=queue,
+        dropped=dropped,
+        marked=marked,
+    )
+
+
+def _rate(counts: Mapping[str, Any], before: Mapping[str, Any] | None, passed_s: float) -> str:
+    """What left since the picture before; empty if that is not known."""
+    earlier = (before or {}).get("counts")
+    if earlier is None or passed_s <= 0 or counts["sent_bytes"] < earlier["sent_bytes"]:
+        return ""
+    return units.format_rate((counts["sent_bytes"] - earlier["sent_bytes"]) * 8 / passed_s)
+
+
+_COLOURS = {"cut": "red", "impaired": "yellow", "gone": "magenta", "shaped": "green"}
 
 
 def rendered(scene: Scene) -> RenderableType:
@@ -143,9 +211,18 @@ def rendered(scene: Scene) -> RenderableType:
                 if row.network == network and host == (row.src if row.src in hosts else row.dst):
                     arrow = f"→ {row.dst}" if host == row.src else f"← {row.src}"
                     leaves.add(Text(f"{arrow}  {row.asked}", _COLOURS[row.state]))
+            for place in scene.bottlenecks:
+                if (place.network, place.dst) == (network, host):
+                    leaves.add(Text(f"← shared  {place.asked}", _COLOURS[place.state]))
     table = Table("link", "asked", "delay", "loss", "lost", "rate", "queue", "timeline", box=None, padding=(0, 2, 0, 0))
     for row in scene.rows:
         words = (row.link, row.asked, row.delay, row.loss, row.lost, row.rate, row.queue, row.timeline)
         table.add_row(*(Text(word, _COLOURS[row.state] if word == row.link else "") for word in words))
+    shared = Table("bottleneck", "asked", "rate", "queue", "dropped", "marked", box=None, padding=(0, 2, 0, 0))
+    for place in scene.bottlenecks:
+        name = Text(place.bottleneck, _COLOURS[place.state])
+        shared.add_row(name, *map(Text, (place.asked, place.rate, place.queue, place.dropped, place.marked)))
     events = Text("\n".join(scene.events), "dim")
-    return Group(graph, Text(""), table if scene.rows else Text("no link is impaired", "dim"), Text(""), events)
+    bottlenecks: list[RenderableType] = [Text(""), shared] if scene.bottlenecks else []
+    links = table if scene.rows else Text("no link is impaired", "dim")
+    return Group(graph, Text(""), links, *bottlenecks, Text(""), events)

@@ -102,7 +102,7 @@ class Bottleneck:
 
     def describe(self) -> str:
         """In one line."""
-        return " ".join(f"{name}={str(value).lower()}" for name, value in self.words().items())
+        return " ".join(f"{name}={in_words(value)}" for name, value in self.words().items())
 
 
 _NAMED_SENDERS = 3
@@ -122,6 +122,11 @@ def name_of(links: Sequence[LinkRef]) -> str:
     more = len(senders) - _NAMED_SENDERS
     named = ", ".join(senders[:_NAMED_SENDERS]) + (f" and {more} more" if more > 0 else "")
     return f"{named}{str(links[0]).removeprefix(links[0].src)}"
+
+
+def in_words(value: object) -> str:
+    """The value of a word as profiles have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _text(written: object, name: str) -> str:

@@ -19,10 +19,15 @@ def seen():
 
 @pytest.mark.impair("client -> server", delay="30ms", loss="0%")
 def test_watched(lab):
+    (bottleneck,) = lab.shape("server -> client", rate="8mbit", queue="20kB")
     assert lab.host("client").run(["python3", "-c", "import socket; socket.create_connection(('server', 8888))"]).ok
     lab.cut("server -> client")
     lab.impair("client -> server tcp/8888", [{"delay": "5ms"}, {"at": "60min", "delay": "6ms"}])
     picture = seen()
+    (place,) = picture["labs"][0]["bottlenecks"]
+    counts = bottleneck.counters()
+    assert (place["bottleneck"], place["asked"]) == ("server -> client", "rate=8mbit queue=20kB qdisc=fifo")
+    assert place["counts"]["sent_packets"] == counts.sent_packets >= 2
     (stack,) = picture["labs"]
     assert picture["test"] == "test_watched.py::test_watched"
     assert set(stack["networks"]["lan"]) == {"client", "server"}
@@ -35,7 +40,8 @@ def test_watched(lab):
     assert part["timeline"] == {"step": 1, "of": 2, "at_s": 0.0, "repeat_s": None}
 
 def test_healed(lab):
-    assert seen()["labs"][0]["links"] == []
+    (stack,) = seen()["labs"]
+    assert stack["links"] == stack["bottlenecks"] == []
 """
 
 

@@ -42,6 +42,7 @@ def test_words_and_values_are_the_same_bottleneck() -> None:
     ):
         assert Bottleneck.parse(words).words() == words
     assert Bottleneck.parse({"rate": "8mbit", "queue": None}).describe() == "rate=8mbit qdisc=fifo"
+    assert RED.describe() == "rate=8mbit queue=60kB qdisc=red ecn=true"
 
 
 def test_every_problem_of_the_words_is_told_at_once() -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,8 +41,22 @@ def link(**words: Any) -> dict[str, Any]:
     }
 
 
-def picture(at_s: float, *links: dict[str, Any], test: str = "t.py::test_it") -> dict[str, Any]:
-    lab = {"stack": "0", "networks": {"lan": ["a", "b"]}, "links": list(links)}
+def shared(**counts: int) -> dict[str, Any]:
+    known = {"sent_packets": 90, "sent_bytes": 9000, "dropped_packets": 10, "marked_packets": 3, "waiting_packets": 20}
+    return {
+        "bottleneck": "a, c -> b",
+        "dst": "b",
+        "network": "lan",
+        "asked": "rate=8mbit",
+        "profile": "home",
+        "counts": known | counts,
+    }
+
+
+def picture(
+    at_s: float, *links: dict[str, Any], test: str = "t.py::test_it", bottlenecks: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    lab = {"stack": "0", "networks": {"lan": ["a", "b"]}, "links": list(links), "bottlenecks": list(bottlenecks)}
     return {"version": 1, "at_s": at_s, "test": test, "labs": [lab]}
 
 
@@ -54,6 +68,27 @@ def test_a_rate_is_what_left_between_two_pictures_and_a_loss_is_of_all_that_came
     assert second.rate == "1mbit"  # 250 kB in 2 s
     (anew,) = film.add(picture(13.0, link(counts={**link()["counts"], "sent_bytes": 0}))).rows
     assert anew.rate == ""  # the netem was put there again
+
+
+def test_a_bottleneck_has_its_rate_its_queue_now_and_what_the_queue_dropped_and_marked() -> None:
+    film = Film()
+    (first,) = film.add(picture(10.0, bottlenecks=[shared()])).bottlenecks
+    assert (first.state, first.asked, first.rate) == ("shaped", "rate=8mbit (profile home)", "")
+    assert (first.queue, first.dropped, first.marked) == ("20 packets", "10 of 120", "3")
+    scene = film.add(picture(12.0, bottlenecks=[shared(sent_bytes=2_009_000, waiting_packets=0)]))
+    assert [(place.rate, place.queue) for place in scene.bottlenecks] == [("8mbit", "empty")]
+    console = Console(width=200, record=True)
+    console.print(rendered(scene))
+    text = console.export_text()
+    assert "← shared  rate=8mbit" in text.partition("b\n")[2]
+    assert "10 of 100" in text
+    lost = {**shared(), "counts": None}
+    assert film.add(picture(13.0, bottlenecks=[lost])).bottlenecks[0].state == "gone"
+    events = film.add(picture(14.0)).events
+    assert [event.split("  ")[-1] for event in events[:2]] == [
+        "a, c -> b: no bottleneck any more",
+        "a, c -> b: shared rate=8mbit (profile home)",
+    ]
 
 
 def test_events_are_what_differs_between_two_pictures_the_latest_first() -> None:
@@ -186,9 +221,14 @@ def test_the_page_draws_each_link_and_follows_the_session() -> None:
         page.call("Page.navigate", url=url)
         page.await_true("document.getElementById('rows')?.textContent.includes('10 of 100')")
         assert page.js("document.querySelectorAll('path[data-link=\"a -> b\"]').length") == 1
-        pictures.append(picture(2.0, link(cut="silently"), test="t.py::<b>next</b>"))
+        assert page.js("document.getElementById('shared').hidden") is True
+        places = [shared(dropped_packets=17)]
+        pictures.append(picture(2.0, link(cut="silently"), test="t.py::<b>next</b>", bottlenecks=places))
         page.await_true("document.getElementById('test').textContent === 't.py::<b>next</b>'")
         assert page.js("document.querySelector('path').getAttribute('stroke-dasharray')") == "5 5"
+        assert "17 of 127" in page.js("document.getElementById('bottlenecks').textContent")
+        drawn = page.js("document.querySelector('text[data-bottleneck]').textContent")
+        assert drawn == "shared: rate=8mbit (profile home), 20 packets"
         assert "a -> b: silently" in page.js("document.getElementById('events').textContent")
         window.close()
         page.await_true("document.getElementById('test').textContent === 'the session has ended'")
