@@ -232,6 +232,11 @@ class StackLab(Lab, Generic[SomeHost]):
         """See `Backend`. The agent that holds the ports is there."""
         return self.channel
 
+    def own_addresses(self) -> Sequence[str]:
+        """See `Backend`."""
+        addresses: list[str] = self.channel.call("own_addresses")
+        return addresses
+
     @abc.abstractmethod
     def start_capture_agent(self) -> Channel:
         """Start the agent that captures."""

@@ -121,6 +121,10 @@ class Backend(abc.ABC):
         """An agent in the network of the engine's machine, which sends and receives probes."""
         raise LabError("the machine cannot be probed in this kind of lab")
 
+    def own_addresses(self) -> Sequence[str]:
+        """The addresses of the engine's machine."""
+        raise LabError("the packets of the machine cannot be told from others in this kind of lab")
+
     def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
         """Where the packets of a port pass, before its impairment and after it. ``src``: only that host's packets."""
         whose = host if src is None else f"{src} -> {host}"

@@ -7,11 +7,13 @@ the machine or of the outside.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_network
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from testbed.errors import InvalidValueError
 from testbed.netem.qdisc import Gateway
+from testbed.observe.packet import Ip
 from testbed.spec.links import LOCALHOST, OUTSIDE, LinkRef
 
 _NAMES_PORT = 53
@@ -35,6 +37,35 @@ def ends(ref: LinkRef, gateway: Mapping[str, Any], own: Sequence[str], *, machin
         "gateway": Gateway(mac=gateway["mac"], outward=ref.beyond == "dst", last=not is_machine),
         "spared": () if is_machine else tuple(own),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarEnd:
+    """What tells packets between a host and an end beyond the stack from others at the host's port."""
+
+    far: str
+    host: frozenset[bytes]
+    """The host's addresses."""
+    members: frozenset[bytes]
+    """The addresses of all hosts on the network."""
+    machine: frozenset[bytes]
+    """The addresses of the engine's machine."""
+    machine_is_ours: bool
+
+    def has(self, ip: Ip | None) -> bool:
+        """Whether a packet is between the two, in either direction."""
+        if ip is None:
+            return False
+        others = [there for here, there in ((ip.src, ip.dst), (ip.dst, ip.src)) if here in self.host]
+        return any(map(self._is_far, others))
+
+    def _is_far(self, packed: bytes) -> bool:
+        address = ip_address(packed)
+        if packed in self.members or address.is_multicast or address.is_link_local:
+            return False
+        if self.far == LOCALHOST:
+            return packed in self.machine or not self.machine_is_ours
+        return packed not in self.machine and (self.far == OUTSIDE or address in ip_network(self.far))
 
 
 def refuse_overlap(ref: LinkRef, others: Iterable[LinkRef]) -> None:

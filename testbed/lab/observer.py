@@ -8,12 +8,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from testbed import units
 from testbed.errors import AgentError, InvalidValueError, LabError
+from testbed.lab import beyond
 from testbed.lab.backend import Backend, Spot
 from testbed.lab.channel import Channel
 from testbed.lab.host import Host
@@ -25,10 +27,11 @@ from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place, packets
 from testbed.observe.counters import Counters
 from testbed.observe.observation import HostObservation, Observation, Sampling
+from testbed.observe.packet import ip_of
 from testbed.observe.passages import Passage, crossing
 from testbed.observe.tcp_info import sockets
 from testbed.observe.wire import Flow, flows_at
-from testbed.spec.links import PortRef
+from testbed.spec.links import LinkRef, PortRef
 from testbed.spec.words import unknown
 from testbed.writing import write_whole
 
@@ -158,6 +161,9 @@ class PortCapture:
                 f"above 0, and snap_bytes at most {_WHOLE}"
             )
         self.port, self._src = port_of(backend, text)
+        self._link = _beyond(backend, text)
+        self._end: beyond.FarEnd | None = None
+        """What tells the packets of a link whose other end is beyond the stack."""
         self._backend, self._ports, self._impairer = backend, ports, impairer
         self._text = text
         self._limit_bytes = limit_bytes
@@ -172,7 +178,15 @@ class PortCapture:
 
     def begin(self) -> None:
         """Begin to capture; once it returns, no packet is missed."""
+        if self._link is not None:
+            self._end = self._far_end(self._link)
         self._spots = self._backend.spots(self.port.host, self.port.network, self._src)
+        if (
+            self._link is not None and self._backend.netem_engine == "host"
+        ):  # what comes from beyond passes no other port
+            self._spots = [spot for spot in self._spots if spot.place.side == "after"]
+        if self._link is not None and self._link.beyond == "dst":
+            self._spots = list(map(_outward, self._spots))
         self._channel = self._backend.capture_agent(self.port.host)
         self._channel.call(
             "capture",
@@ -180,6 +194,21 @@ class PortCapture:
             snap_bytes=self._snap_bytes,
             limit_bytes=self._limit_bytes // len(self._spots),
             interfaces=[{**spot.interface, "addresses": spot.addresses} for spot in self._spots],
+        )
+
+    def _far_end(self, link: LinkRef) -> beyond.FarEnd:
+        def packed(*names: str) -> frozenset[bytes]:
+            hosts = [self._backend.hosts[name] for name in names]
+            known = [address for host in hosts for address in (*host.addresses(), *host.source_addresses(link.network))]
+            return frozenset(ip_address(address).packed for address in known)
+
+        own = self._backend.own_addresses()
+        return beyond.FarEnd(
+            far=link.far,
+            host=packed(*link.hosts),
+            members=packed(*self._backend.hosts),
+            machine=frozenset(ip_address(address).packed for address in own),
+            machine_is_ours=self._backend.machine_is_ours,
         )
 
     def end(self, *, at_once: bool = False) -> None:
@@ -197,7 +226,9 @@ class PortCapture:
         ours = {
             ref: impairment
             for ref, impairment in self._impairer.impairments().items()
-            if ref.receivers_port == self.port and self._src in (None, ref.src)
+            if ref.receivers_port == (self._link or ref).receivers_port
+            and (self._link is not None or ref.receivers_port == self.port)
+            and self._src in (None, ref.src)
         }
         port = self._ports.at(self.port.host, self.port.network)
         shared = port is not None and port.last is not None
@@ -249,7 +280,11 @@ class PortCapture:
                     replace(spot.place, lost=interface["lost"], overwritten=interface["overwritten"])
                     for spot, interface in zip(self._spots, ended["interfaces"], strict=True)
                 ),
-                packets=packets(records, realtime_minus_monotonic_ns=offset),
+                packets=tuple(
+                    packet
+                    for packet in packets(records, realtime_minus_monotonic_ns=offset)
+                    if self._end is None or self._end.has(ip_of(packet.data))
+                ),
                 realtime_minus_monotonic_ns=offset,
                 ended_ns=ended["ended_ns"],
                 comment=f"{self._text}: packets at the port of {self.port.host} on {self.port.network}",
@@ -266,8 +301,18 @@ class PortCapture:
         return flows_at(self.capture, side, partial=partial)
 
     def passages(self) -> list[Passage]:
-        """The fate of each packet toward the host between the two sides; see `Observation.passages`."""
-        return crossing(self.capture, self._backend.hosts[self.port.host].addresses(self.port.network))
+        """The fate of each packet toward the host between the two sides; see `Observation.passages`.
+
+        Of a link that ends beyond the stack, of each packet that the host sends there.
+        """
+        if self._link is not None and self._backend.netem_engine == "host":
+            raise LabError(
+                f"capture {self._text!r}: what is beyond the stack reaches a netem of the machine's own kernel by no "
+                f"port where it could be captured before: use --netem carried"
+            )
+        outward = self._link is not None and self._link.beyond == "dst"
+        own = self._backend.hosts[self.port.host].addresses(self.port.network)
+        return crossing(self.capture, own, outward=outward)
 
     def save(self, path: str | Path, *, below: Path | None = None) -> Path:
         """Write a pcapng file, which Wireshark opens; its folder is made if needed.
@@ -292,8 +337,7 @@ def port_of(backend: Backend, text: str) -> tuple[PortRef, str | None]:
                 f"{refs[0].dst}"
             )
         if refs[0].beyond:
-            host = refs[0].receivers_port.host
-            raise InvalidValueError(f'capture {text!r}: capture the whole port, "{host} on {refs[0].network}"')
+            return PortRef(refs[0].hosts[0], refs[0].network), None
         return refs[0].receivers_port, refs[0].src
     host, _, network = (part.strip() for part in text.replace("@", " on ").partition(" on "))
     if host not in backend.hosts:
@@ -306,6 +350,19 @@ def port_of(backend: Backend, text: str) -> tuple[PortRef, str | None]:
         among = ", ".join(networks) or "none"
         raise InvalidValueError(f'capture {text!r}: of which network? Write "{host} on NETWORK"; it is on: {among}')
     return PortRef(host, network or networks[0]), None
+
+
+def _beyond(backend: Backend, text: str) -> LinkRef | None:
+    """The link of this name, if one of its ends is beyond the stack."""
+    return next((ref for ref in backend.topology.links(text) if ref.beyond), None) if "->" in text else None
+
+
+def _outward(spot: Spot) -> Spot:
+    """A capture point as packets from the host meet it: those toward it come from the other side."""
+    sides = {"before": "after", "after": "before"}
+    side, named = sides[spot.place.side], f" {spot.place.side} the impairment"
+    name = spot.place.name.replace(named, f" {side} the impairment")
+    return replace(spot, place=replace(spot.place, side=side, name=name)) if name != spot.place.name else spot
 
 
 def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:

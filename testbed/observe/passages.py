@@ -63,8 +63,10 @@ def passages(before: Iterable[Packet], after: Iterable[Packet]) -> list[Passage]
     return matched
 
 
-def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
+def crossing(capture: Capture, toward: Iterable[str], *, outward: bool = False) -> list[Passage]:
     """The fate of each packet toward one of these addresses, between the two sides of a port's impairment.
+
+    ``outward``: of each packet from one of them.
 
     Raises LabError if packets are missing, which would count as lost, and if the port had no impairment when the
     capture began: then there are no two sides.
@@ -81,7 +83,9 @@ def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
     wanted = {ipaddress.ip_address(address).packed for address in toward}
 
     def chosen(packets: Iterable[Packet]) -> list[Packet]:
-        return [packet for packet in packets if (ip := ip_of(packet.data)) is not None and ip.dst in wanted]
+        return [
+            packet for packet in packets if (ip := ip_of(packet.data)) and (ip.src if outward else ip.dst) in wanted
+        ]
 
     return passages(chosen(capture.at("before")), chosen(capture.at("after")))
 

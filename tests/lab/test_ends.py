@@ -9,12 +9,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import pytest
 import requests
 
 from testbed import ComposeLab, InvalidValueError, Lab
+from testbed.lab.observer import PortCapture
 from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.observe.packet import ip_of
 from tests.lab.conftest import FOREIGN, HERE, as_one_test, lab_of
 from tests.lab.programs.bodies import PORT
 
@@ -31,6 +34,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as the
         assert there.recv(1) == b"!"
         print(time.perf_counter() - began)
 """
+_CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5)"
 _ANSWER = """
 import socket
 with socket.create_server((\"\", 7000)) as here:
@@ -182,6 +186,31 @@ def test_a_cut_lasts_until_it_is_mended_and_others_are_reached(lab: Lab, session
     assert all(evidence.met_packets for evidence in lab.ledger.evidence if "cut" in evidence.asked)
 
 
+def test_captures_have_the_packets_of_their_link_alone_on_both_sides_of_it(lab: Lab, session: requests.Session) -> None:
+    lab.impair("localhost -> api", drop_every=4)
+    lab.impair("api -> localhost", delay="20ms")
+    with (
+        lab.capture("localhost -> api") as toward,
+        lab.capture("api -> localhost") as back,
+        lab.capture("api") as everything,
+    ):
+        lab.host("other").run(["python3", "-c", _CONNECT, "api", str(PORT)])
+        session.get(f"{lab.host('api').url('http', PORT)}/100000", timeout=30)
+    lost = [passage for passage in toward.passages() if passage.lost]
+    assert len(lost) == lab.link("localhost -> api").dropped_by_number() > 0
+    delays_s = [passage.delay_s for passage in back.passages()]
+    assert len(delays_s) > 10
+    assert all(delay_s is not None and delay_s > 0.0195 for delay_s in delays_s)
+    addresses = {ip_address(address).packed for address in lab.host("other").addresses()}
+
+    def of_other(capture: PortCapture) -> bool:
+        return any((ip := ip_of(packet.data)) and {ip.src, ip.dst} & addresses for packet in capture.packets)
+
+    assert [of_other(capture) for capture in (toward, back, everything)] == [False, False, True]
+    (flow,) = back.flows("before")
+    assert flow.server.src.port == PORT
+
+
 @pytest.mark.parametrize("ends", ["localhost -> api", "api -> localhost"])
 def test_a_cut_that_rejects_is_answered_at_once_and_leaves_others(
     lab: Lab, session: requests.Session, ends: str
@@ -285,6 +314,17 @@ def test_what_a_service_sends_outside_and_not_what_it_answers_this_process(
         lab.verifier.verify()
         assert next(seen.met_packets for seen in lab.ledger.evidence if seen.link == ends)
         lab.heal()
+    lab.impair("api -> outside", delay="15ms")
+    with lab.capture("api -> outside") as capture, lab.capture(f"{outside.network} -> api") as back:
+        outside.answered_s(lab)
+        took(session, lab, "api")
+    pairs = [{flow.client.src.address, flow.server.src.address} for flow in capture.flows()]
+    assert pairs, "some may have begun earlier"
+    assert all(outside.address in pair for pair in pairs)
+    assert len(capture.passages()) > 5
+    assert all((passage.delay_s or 0) > 0.0145 for passage in capture.passages())
+    assert back.passages()
+    assert all(not passage.lost for passage in back.passages())
     lab.impair("api <-> outside", delay="15ms")
     lab.impair("api -> 198.51.100.0/24", delay="90ms")
     lab.impair("api -> localhost", delay="200ms")

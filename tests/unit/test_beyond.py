@@ -16,6 +16,7 @@ from testbed.lab.channel import Channel
 from testbed.lab.ports import Port, Source
 from testbed.lab.wanted import notes
 from testbed.netem import qdisc
+from testbed.observe.packet import Ip
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import ALL_TRAFFIC, LinkRef, PortRef, Traffic
 
@@ -28,6 +29,43 @@ PARTS = (ALL_TRAFFIC, Traffic("tcp"), Traffic("tcp", 443))
 def source(far: str, *, outward: bool = False, ours: bool = True) -> Source:
     ref = LinkRef("api", far, "lan", beyond="dst") if outward else LinkRef(far, "api", "lan", beyond="src")
     return Source(minor=0x10, **beyond.ends(ref, GATEWAY, OWN, machine_is_ours=ours))
+
+
+def ip(src: str, dst: str) -> Ip:
+    ends = {"src": ip_address(src).packed, "dst": ip_address(dst).packed}
+    version = ip_address(src).version
+    return Ip(
+        version=version, header_bytes=20, total_bytes=40, protocol=6, identification=0, first_fragment=True, **ends
+    )
+
+
+@pytest.mark.parametrize(
+    ("far", "ours", "others"),
+    [
+        ("localhost", True, ["192.0.2.2", "172.18.0.1", "fd00::1"]),
+        ("localhost", False, ["192.0.2.2", "172.18.0.1", "198.51.100.9", "203.0.113.9", "fd00::1", "2001:db8::9"]),
+        ("outside", True, ["198.51.100.9", "203.0.113.9", "2001:db8::9"]),
+        ("203.0.113.0/24", True, ["203.0.113.9"]),
+    ],
+)
+def test_a_captured_packet_is_of_the_end_that_its_other_address_is_of(far: str, ours: bool, others: list[str]) -> None:
+    def packed(*addresses: str) -> frozenset[bytes]:
+        return frozenset(ip_address(address).packed for address in addresses)
+
+    end = beyond.FarEnd(
+        far=far,
+        host=packed("172.18.0.2", "fd00::2"),
+        members=packed("172.18.0.2", "172.18.0.3", "fd00::2"),
+        machine=packed(*OWN),
+        machine_is_ours=ours,
+    )
+    every = [*OWN, "198.51.100.9", "203.0.113.9", "2001:db8::9", "172.18.0.3", "224.0.0.251", "fe80::1"]
+    own = {4: "172.18.0.2", 6: "fd00::2"}
+    of_it = [there for there in every if end.has(ip(own[ip_address(there).version], there))]
+    assert sorted(of_it) == sorted(others)
+    assert [end.has(ip(there, own[ip_address(there).version])) for there in others] == [True] * len(others)
+    assert not end.has(ip("172.18.0.3", others[0])), "of another host at the same port"
+    assert not end.has(None)
 
 
 def test_the_machine_is_its_own_addresses_behind_the_gateway() -> None:

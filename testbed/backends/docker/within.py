@@ -161,6 +161,10 @@ class WithinLab(ComposeLab):
         """See `Backend`."""
         raise LabError(f"--lab {self.kind}: the engine's machine cannot be probed from within its containers")
 
+    def own_addresses(self) -> Sequence[str]:
+        """See `Backend`."""
+        raise LabError(f"--lab {self.kind}: packets from and to beyond the stack cannot be captured within containers")
+
     def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
         """See `Backend`."""
         port = self.ports.at(host, network)
