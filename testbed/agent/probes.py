@@ -1,6 +1,7 @@
 """Probes: numbered, time-stamped datagrams between two hosts, sent in one namespace and received in another.
 
-Containers of one engine share the clock, so the difference of two stamps is a one-way delay (RFC 7679). The receiver's
+Containers of one machine share the clock, so the difference of two stamps is a one-way delay (RFC 7679); with several
+machines the client corrects it by ``probe_clock``. The receiver's
 stamp is the kernel's (SO_TIMESTAMPNS, socket(7)), so that a late wake-up of this program does not count.
 """
 
@@ -52,6 +53,7 @@ class Probes:
             "probe_listen": self.listen,
             "probe_send": self.send,
             "probe_collect": self.collect,
+            "probe_clock": time.time_ns,
             "delay_table": delay_table,
         }
 

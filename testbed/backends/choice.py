@@ -30,6 +30,10 @@ def lab_type(kind: str) -> Callable[..., StackLab[Any]]:
         from testbed.backends.docker.within import WithinLab
 
         return WithinLab
+    if kind == "swarm":
+        from testbed.backends.docker.swarm import SwarmLab
+
+        return SwarmLab
     from testbed.backends.local.lab import LocalLab
 
     return LocalLab

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-LAB_CHOICES = ("auto", "compose", "local", "within")
+LAB_CHOICES = ("auto", "compose", "local", "within", "swarm")
 NETEM_CHOICES = ("auto", "host", "carried")
 UP_DEADLINE = "180s"
 """The default time for a stack to start."""

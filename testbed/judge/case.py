@@ -42,9 +42,10 @@ class Case:
 
     @property
     def tolerance_s(self) -> float:
-        """What the machine adds to a delay: 0.5 ms, and the 90 % quantile of the clean path."""
+        """What machines add to a delay: 0.5 ms, the clean path's 90 % quantile, what their clocks may differ."""
         clean = sorted(self.clean.delays_s.values())
-        return TOLERANCE_S + (clean[int(len(clean) * _CLEAN_LEVEL)] if clean else 0.0)
+        clocks_s = 2 * self.flight.clock_error_ns / 1e9
+        return TOLERANCE_S + clocks_s + (clean[int(len(clean) * _CLEAN_LEVEL)] if clean else 0.0)
 
     def early(self, flight: Flight) -> set[int] | None:
         """The probes of a flight that skipped the delay; None where it is too short to tell."""

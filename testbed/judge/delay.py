@@ -12,7 +12,7 @@ from testbed import units
 from testbed.evidence.proof import Check
 from testbed.evidence.verdict import Verdict
 from testbed.judge import statistics as exact
-from testbed.judge.case import ANOTHER_PATH, ANOTHER_QDISC, TICK_S, Case, milliseconds
+from testbed.judge.case import ANOTHER_PATH, ANOTHER_QDISC, TICK_S, TOLERANCE_S, Case, milliseconds
 from testbed.judge.flight import Flight
 from testbed.judge.model import longest_s, serialisation_s
 from testbed.spec.impairment import Impairment
@@ -21,6 +21,8 @@ LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles that are tested where there is jitter."""
 _LATE_RATIO = 0.15
 """A busy machine delays some probes itself: this share may be later than the tolerance."""
+_MOST_CLOCK_RATIO = 0.1
+"""The most that two machines' clocks may differ from what is known, as a share of the delay that is judged."""
 _TABLE_UNIT = 8192
 _PSCHED = 15.625
 """tc that cannot read /proc/net/psched counts time in units of 64 ns × 15.625 (iproute2: tc_core.c)."""
@@ -39,10 +41,13 @@ def delay(case: Case) -> list[Check]:
     values = sorted(delays.values())
     seen = f"median {milliseconds(statistics.median(values))}, {milliseconds(values[0])} to {milliseconds(values[-1])}"
     spread = f", σ {milliseconds(statistics.pstdev(values))}" if impairment.jitter_s else ""
-    check = replace(check, seen=seen + spread)
+    error_s = flight.clock_error_ns / 1e9
+    check = replace(check, seen=seen + spread + (f", clocks ± {milliseconds(error_s)}" if error_s else ""))
     if early is None:
         return [replace(check, how="too short to tell from packets that skip it: shown, not judged")]
     base_s = (impairment.delay_s or 0.0) + serialisation_s(impairment, flight.size_bytes)
+    if error_s > max(TOLERANCE_S, base_s * _MOST_CLOCK_RATIO):
+        return [replace(check, how="the clocks of the two machines are not known well enough: shown, not judged")]
     if impairment.jitter_s:
         return [_jittered(case, check, delays, base_s)]
     if impairment.slot is not None:

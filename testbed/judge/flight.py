@@ -22,6 +22,8 @@ class Flight:
     damaged: int = 0
     """Arrivals whose CRC was wrong."""
     size_bytes: int = SMALL_BYTES
+    clock_error_ns: int = 0
+    """Of two machines: the arrivals are late by up to twice this, and never early, by what is known of their clocks."""
 
     @property
     def count(self) -> int:

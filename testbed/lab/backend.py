@@ -15,6 +15,7 @@ from testbed.observe.capture import Place
 from testbed.spec.links import PortRef
 from testbed.spec.profile import Profile
 from testbed.spec.topology import Topology
+from testbed.text import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,14 @@ class Backend(abc.ABC):
     def facts(self) -> dict[str, Any]:
         """What measurements on this lab depend on, as the results file has it: see `testbed.evidence.machine`."""
         return {"netem": self.netem_engine}
+
+    def machine_of(self, _host: str) -> str:
+        """Which machine a host is on: hosts of one machine share its clocks."""
+        return ""
+
+    def machine(self, name: str) -> Any:
+        """A machine of a lab that spans several. Raises LabError in others."""
+        raise LabError(f"machine {shown(name)}: this lab is on one machine; --lab swarm spans several")
 
     @abc.abstractmethod
     def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:

@@ -7,7 +7,7 @@ late each carried kernel is (`testbed.agent.echoes`); on the host's engine, how 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,6 +58,8 @@ class Carriage:
         self._passages: dict[str, Any] = {}
         self._fetched_at = 0.0
         self._unknown = ""
+        self._lost: dict[str, str] = {}
+        """By kernel, why nothing is known of it: its agent has ended."""
         self._beyond_repair: dict[str, list[str]] = {}
         self.warn_only = False
         """Whether a lateness below `lateness.STOOD_STILL_S` is only a warning."""
@@ -70,6 +72,7 @@ class Carriage:
         self._watched.clear()
         self._used.clear()
         self._passages, self._fetched_at, self._unknown = {}, 0.0, ""
+        self._lost.clear()
         self._beyond_repair = {}
         self._watching.clear()
         self._clocked.clear()
@@ -80,8 +83,7 @@ class Carriage:
         broken = self.paths(port for port in self._ports if port.name in self._used)
         self.repair(broken)
         if self._watched and self._unknown == "":
-            for agent, _ in self._watching.values():
-                agent.call("rest")
+            self._of_all(lambda agent, _: agent.call("rest"))
         for channel in self._clocked.values():
             with suppress(AgentError):  # its kernels, and their clocks, went with it
                 channel.call("clocks", running=False)
@@ -159,8 +161,18 @@ class Carriage:
     def settle(self) -> None:
         """Start the measurement again once all impairments are in force: applying them keeps a kernel busy."""
         if self._watched and not self._unknown:
-            for agent, clocks in self._watching.values():
-                agent.call("watch_passages", clocks=clocks)
+            self._of_all(lambda agent, clocks: agent.call("watch_passages", clocks=clocks))
+
+    def _of_all(self, call: Callable[[Channel, Mapping[str, Any]], Any]) -> list[Any]:
+        """The answers of the agents that measure. One within a host may have ended with it: its kernels are `_lost`."""
+        answers = []
+        for key, (agent, clocks) in list(self._watching.items()):
+            try:
+                answers.append(call(agent, clocks))
+            except AgentError as error:
+                del self._watching[key]
+                self._lost |= dict.fromkeys(clocks or ("",), str(error))
+        return answers
 
     def look(self) -> None:
         """Fetch the lateness up to now."""
@@ -188,8 +200,7 @@ class Carriage:
             passages = self._fetched()
         except LabError as error:
             self._unknown = str(error)
-        if self._unknown or kernel not in self._watched:
-            why = self._unknown or "it was not watched"
+        if why := self._unknown or self._lost.get(kernel) or ("" if kernel in self._watched else "it was not watched"):
             return replace(
                 evidence,
                 warnings=[*evidence.warnings, f"how late {carrier} was is not known: {why}"],
@@ -227,8 +238,8 @@ class Carriage:
 
     def _fetched(self) -> dict[str, Any]:
         if self._watched and time.monotonic() - self._fetched_at > _FRESH_S:
-            seen = [agent.call("passages") for agent, _ in self._watching.values()]
+            seen = self._of_all(lambda agent, _: agent.call("passages"))
             kernels = {name: kernel for passages in seen for name, kernel in passages["kernels"].items()}
-            self._passages = {**seen[0], "kernels": kernels}
+            self._passages = {**(seen[0] if seen else {}), "kernels": kernels}
             self._fetched_at = time.monotonic()
         return self._passages

@@ -23,6 +23,7 @@ from testbed.judge.flight import Flight
 from testbed.judge.plan import MOST_S, ProbePlan, plan
 from testbed.lab.backend import Backend
 from testbed.lab.channel import Channel
+from testbed.lab.clocks import SAME, between
 from testbed.lab.cutter import Cutter
 from testbed.lab.impairer import Impairer
 from testbed.lab.ledger import Ledger
@@ -331,6 +332,8 @@ class Prober:
         (src, sources), (dst, targets) = self._end(ref, ref.src), self._end(ref, ref.dst)
         source, address = _addresses(sources, targets)
         number = secrets.randbits(63)
+        offset = SAME if self._on_one_machine(ref) else between(src, dst)
+        late_ns = offset.error_ns - offset.ns
         hold = count if rush or not pace_s else 0
         listener = dst.call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes, port=port)
         lasts_s = count * max(pace_s, 0.001) * 2 + 10
@@ -359,10 +362,15 @@ class Prober:
             )
         return Flight(
             sent_ns=sending["sent_ns"],
-            arrivals=[(int(number), int(when)) for number, when in collected["arrivals"]],
+            arrivals=[(int(number), int(when) + late_ns) for number, when in collected["arrivals"]],
             damaged=collected["damaged"],
             size_bytes=size_bytes,
+            clock_error_ns=offset.error_ns,
         )
+
+    def _on_one_machine(self, ref: LinkRef) -> bool:
+        """Whether both ends have one clock; what is beyond the stack is seen from the receiver's machine."""
+        return len({self._backend.machine_of(name) for name in ref.hosts}) <= 1
 
     def _end(self, ref: LinkRef, name: str) -> tuple[Channel, tuple[str, ...]]:
         """The agent at one end of a link, and the end's addresses."""

@@ -245,6 +245,16 @@ class Wholeness:
         with self._by_test(host):
             self._control.thaw(host)
 
+    def move(self, hosts: Sequence[str], how: Callable[[], None]) -> None:
+        """Have these hosts run elsewhere, as the test wants it; their links are impaired again once they do."""
+        for host in hosts:
+            self._suspend(host)
+        with contextlib.ExitStack() as block:
+            for host in hosts:
+                block.enter_context(self._by_test(host))
+            how()
+        self._resume_links()
+
     def resume_all(self) -> None:
         """Resume every host that a test paused: programs in a paused host cannot be ended."""
         for host, state in list(self._known.items()):

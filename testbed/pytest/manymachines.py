@@ -76,9 +76,10 @@ def check_engines(config: pytest.Config) -> None:
         engines(text, config.invocation_params.dir)
     except UserError as error:
         problems += error.problems
-    if not getattr(config.option, "numprocesses", None):
+    swarm = config.getoption("--lab") == "swarm"
+    if not swarm and not getattr(config.option, "numprocesses", None):
         problems.append(f"{where}: each worker of pytest-xdist has its lab on one of them; add -n NUMBER")
-    elif (dist := config.getoption("dist", "no")) not in ("no", "load"):
+    elif not swarm and (dist := config.getoption("dist", "no")) not in ("no", "load"):
         problems.append(f"{where} with --dist {dist}: tests go to whichever engine is free; leave --dist out")
     if config.getoption("--lab") == "local":
         problems.append(f"{where} with --lab local: a local lab needs no engine; leave one of them out")

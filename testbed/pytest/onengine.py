@@ -1,4 +1,6 @@
-"""A worker of pytest-xdist whose lab is on one of several engines: what it does when that engine dies.
+"""A process whose labs are on other engines than its surroundings name: on a Swarm of several, or on one of them.
+
+A worker of pytest-xdist is on one, and this is what it does when that engine dies.
 
 What happens in a test is told to the controller once the test is over, so that of a test that is given back nothing was
 told. `testbed.pytest.engines` is the controller's part.
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from testbed.pytest.manymachines import engines
 from testbed.pytest.state import ENGINE_LOST, IMAGES_FROM
 
 _ENDS_WITHIN_S = 30.0
@@ -30,11 +33,23 @@ class EngineLostWarning(UserWarning):
 
 def move(config: pytest.Config, place: Mapping[str, Any]) -> None:
     """Have this worker's labs on the engine that the controller has chosen; before anything looks for one."""
-    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
-        os.environ.pop(name, None)
-    os.environ.update(place["lead"])
+    _lead(place["lead"])
     config.stash[IMAGES_FROM] = [environment(lead) for lead in place["all"]]
     config.pluginmanager.register(OnEngine(config, place["name"]))
+
+
+def span(config: pytest.Config) -> None:
+    """Have this process's labs on all engines of ``--testbed-engines``, the first of which manages their Swarm."""
+    leads = list(engines(config.getoption("--testbed-engines"), config.invocation_params.dir).values())
+    _lead(leads[0])
+    config.stash[IMAGES_FROM] = [environment(lead) for lead in leads]
+
+
+def _lead(lead: Mapping[str, str]) -> None:
+    """Point this process at an engine."""
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        os.environ.pop(name, None)
+    os.environ.update(lead)
 
 
 def environment(lead: Mapping[str, str]) -> dict[str, str]:

@@ -68,11 +68,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
             onengine.move(config, place)
     config.stash[state.SEED] = state.check_options(config) if worker is None else worker["testbed_seed"]
-    if worker is None:
-        if config.getoption("--testbed-engines"):
-            from testbed.pytest import engines
+    if config.getoption("--testbed-engines") and config.getoption("--lab") == "swarm":
+        from testbed.pytest import onengine
 
-            config.pluginmanager.register(engines.Engines(config), state.ENGINES)
+        onengine.span(config)
+    elif config.getoption("--testbed-engines") and worker is None:
+        from testbed.pytest import engines
+
+        config.pluginmanager.register(engines.Engines(config), state.ENGINES)
+    if worker is None:
         config.pluginmanager.register(results.ResultsFile(config), results.NAME)
     for marker in declared.MARKERS:
         config.addinivalue_line("markers", marker)

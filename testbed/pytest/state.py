@@ -104,8 +104,9 @@ def add_options(parser: pytest.Parser) -> None:
         "--lab",
         choices=LAB_CHOICES,
         default="auto",
-        help="where the stack runs: containers of an engine (compose), namespaces of this machine (local), or compose "
-        "where an engine answers and local elsewhere (default: auto)",
+        help="where the stack runs: containers of an engine (compose; within: where its network cannot be entered), "
+        "tasks of a Docker Swarm (swarm), namespaces of this machine (local), or compose where an engine answers and "
+        "local elsewhere (default: auto)",
     )
     group.addoption(
         "--netem",
@@ -220,7 +221,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--testbed-engines",
         metavar="ENGINES",
         help="with -n: the engines that the workers' labs are on, as in unix:///run/docker.sock,ssh://me@b,a-context, "
-        "or a file with one a line; the tests of an engine that dies are run on the others",
+        "or a file with one a line; the tests of an engine that dies are run on the others. With --lab swarm: those of "
+        "the Swarm's nodes, a manager first",
     )
     group.addoption("--testbed-help", action="store_true", help="show what tests may write, and end")
     group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`, `envelope`

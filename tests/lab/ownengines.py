@@ -24,6 +24,12 @@ dockerd --data-root "$0/data" --exec-root "$0/run" --pidfile "$0/pid" --cgroup-p
     --default-address-pool "base=10.$2.0.0/16,size=24" &
 wait
 """
+NAMED = (
+    """
+hostname "machine$2"
+"""
+    + DOCKER
+)
 REMAPPED = DOCKER.replace("dockerd", "dockerd --userns-remap=default")
 # It may set no limit above this process's, and there is no systemd.
 PODMAN = """
@@ -75,12 +81,45 @@ class OwnEngine:
         self._process.kill()  # the first process of a process namespace: the kernel kills the rest
         self._process.wait(60)
 
+    def in_its_network(self, *argv: str) -> None:
+        """Run a command in its machine's network namespace."""
+        enter = ["nsenter", "--target", str(self._process.pid), "--net"]
+        subprocess.run([*enter, *argv], check=True, capture_output=True, timeout=60)
+
+    def join(self, other: OwnEngine, address: str) -> None:
+        """Lay a cable to the bridge ``joined`` of another one's machine; its end here has this address."""
+        cable = f"to{address.split('.')[3].partition('/')[0]}"
+        peer = ["peer", "name", "joined", "netns", str(self._process.pid)]
+        other.in_its_network("ip", "link", "add", cable, "type", "veth", *peer)
+        other.in_its_network("ip", "link", "set", cable, "master", "joined", "up")
+        self.take(address)
+
+    def take(self, address: str) -> None:
+        """Give its interface ``joined`` this address."""
+        self.in_its_network("ip", "address", "add", address, "dev", "joined")
+        self.in_its_network("ip", "link", "set", "joined", "up")
+
     def clear(self) -> None:
         """Remove what is left of it on this machine."""
         for place in Path("/sys/fs/cgroup").glob(f"*/{self._cgroup}"):
             for below in [*sorted(place.rglob("*/"), reverse=True), place]:
                 below.rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def swarm(folder: Path, count: int) -> Iterator[list[OwnEngine]]:
+    """So many engines that are the nodes of a Swarm, the first of which manages it."""
+    with engines(folder, count, start=NAMED) as started:
+        first, *others = started
+        first.in_its_network("ip", "link", "add", "joined", "type", "bridge")
+        first.take("10.99.0.1/24")
+        first.docker("swarm", "init", "--advertise-addr", "10.99.0.1")
+        token = first.docker("swarm", "join-token", "--quiet", "worker").strip()
+        for number, other in enumerate(others, start=2):
+            other.join(first, f"10.99.0.{number}/24")
+            other.docker("swarm", "join", "--advertise-addr", f"10.99.0.{number}", "--token", token, "10.99.0.1:2377")
+        yield started
 
 
 @contextmanager
@@ -92,7 +131,7 @@ def engines(folder: Path, count: int, *, start: str = DOCKER, first_pool: int = 
             own = folder / f"e{number}"
             own.mkdir()
             cgroup = f"testbed-engine-{folder.name}-{number}"
-            kept = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork"]
+            kept = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--uts", "--fork"]
             argv = [*kept, "--kill-child", "--mount-proc", "sh", "-c", _ALONE + start, str(own), f"/{cgroup}"]
             process = subprocess.Popen([*argv, str(first_pool + number)], stdin=subprocess.DEVNULL)
             engine = OwnEngine(own, process, cgroup)

@@ -54,6 +54,8 @@ REASONS = {
     "its shards are of several machines; tests/unit/test_shards.py runs and merges four": "--testbed-shard",
     "the file is of a run of yours": "benchmarks/matrix.py",
     "its engines are of several machines; tests/unit/test_engines.py has fakes": "--testbed-engines",
+    "its engines are of several machines; tests/lab/test_swarm.py makes a Swarm of three": "--lab swarm",
+    "its engines are of several machines; tests/lab/test_swarm.py runs such tests": r"lab\.machine",
     "it repeats a failure, which these examples have none of": "--testbed-seed",
 }
 """Why a block may be left out, and what it has in it then."""

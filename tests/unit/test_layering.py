@@ -116,7 +116,10 @@ ALONE: dict[str, tuple[str, ...]] = {
         "testbed.text",
         "testbed.backends.docker.connecting",
         "testbed.backends.docker.streams",
+        "testbed.backends.docker.swarming",
     ),
+    "testbed.backends.docker.swarming": (),
+    "testbed.compose.stackfile": ("testbed.errors", "testbed.text"),
     "testbed.backends.docker.streams": (),
     "testbed.backends.local.child": ("testbed.errors", "testbed.agent"),
     "testbed.backends.local.routing": (),
@@ -260,7 +263,7 @@ ONLY_IN: dict[str, set[str]] = {
     "_pytest": set(),
     "docker": {
         f"testbed.backends.docker.{name}"
-        for name in ("agents", "connecting", "engine", "hosts", "lab", "programs", "stack")
+        for name in ("agents", "connecting", "engine", "hosts", "lab", "programs", "stack", "swarm", "swarming")
     },
     "requests": {"testbed.backends.docker.engine"},
     "urllib3": {"testbed.backends.docker.engine"},
@@ -286,6 +289,7 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.pytest.machine",
         "testbed.backends.terminal",
         "testbed.backends.docker.images",
+        "testbed.backends.docker.swarm",
         "testbed.versions.arm",
         "testbed.versions.worktrees",
     },
@@ -301,9 +305,10 @@ def test_an_outside_thing_is_known_to_its_own_modules_alone(outside: str) -> Non
     assert {module for module in FILES if any(_below(name, (outside,)) for name in imports(module))} == ONLY_IN[outside]
 
 
-@pytest.mark.parametrize(
-    "module", sorted(ONLY_IN["docker"] - {f"testbed.backends.docker.{name}" for name in ("connecting", "engine")})
-)
+_TALK = {f"testbed.backends.docker.{name}" for name in ("connecting", "engine", "swarming")}
+
+
+@pytest.mark.parametrize("module", sorted(ONLY_IN["docker"] - _TALK))
 def test_the_compose_lab_knows_dockers_errors_and_types_but_does_not_talk_to_the_engine(module: str) -> None:
     known = {name for name in imports(module) if _below(name, ("docker",))}
     assert known <= {"docker.errors", "docker.models.containers"}

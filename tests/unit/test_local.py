@@ -12,6 +12,7 @@ import pytest
 from testbed import ComposeLab, LocalLab
 from testbed.backends import terminal
 from testbed.backends.choice import lab_type, origins_of
+from testbed.backends.docker.swarm import SwarmLab
 from testbed.backends.docker.within import WithinLab
 from testbed.backends.local import lab
 from testbed.backends.local.blueprint import ServicePlan
@@ -74,7 +75,7 @@ def test_a_terminal_that_nobody_takes_is_closed() -> None:
 
 
 def test_each_kind_of_lab_can_be_chosen_by_its_name() -> None:
-    assert [lab_type(kind) for kind in LAB_CHOICES[1:]] == [ComposeLab, LocalLab, WithinLab]
+    assert [lab_type(kind) for kind in LAB_CHOICES[1:]] == [ComposeLab, LocalLab, WithinLab, SwarmLab]
 
 
 def test_where_the_programs_of_each_service_are_from_is_one_line(

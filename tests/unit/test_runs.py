@@ -228,6 +228,29 @@ def test_a_run_is_removed_with_its_project(downed: list[str]) -> None:
     assert downed == [f"testbed-{RUN}"]
 
 
+def test_a_swarms_services_go_before_its_tasks_and_networks_once_no_task_is_left(downed: list[str]) -> None:
+    kinds = ["network", "container", "service", "volume"]
+    order: list[str] = []
+    left = [["task"], ["task"], []]
+
+    def tasks(project: str) -> list[str]:
+        assert (project, order) == (f"testbed-{RUN}", ["service"])
+        return left.pop(0)
+
+    class _Noting(_Engine):
+        manager = SimpleNamespace(tasks=tasks)
+
+        def discard(self, labelled: Labelled) -> None:
+            order.append(labelled.name)
+            super().discard(labelled)
+
+    engine = _Noting(*(labelled(name=kind, kind=kind, run=RUN, owner=DEAD) for kind in kinds))
+    remove_run(engine, RUN, DEAD)  # type: ignore[arg-type]  # what it needs of one
+    assert left == []
+    assert order == ["service", "container", "network", "volume"]
+    assert downed == [f"testbed-{RUN}"]
+
+
 @pytest.mark.parametrize("run_id", ["", "mine", "0123ABCD"])
 def test_what_is_no_runs_id_removes_nothing(run_id: str, downed: list[str]) -> None:
     engine = _Engine(labelled(run=run_id, owner=DEAD))

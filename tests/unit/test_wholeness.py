@@ -167,6 +167,19 @@ def test_what_the_test_does_is_no_fault_and_its_links_are_suspended_meanwhile(ho
     ]
 
 
+def test_hosts_that_a_test_moves_are_made_anew_by_it_and_their_links_are_suspended_meanwhile(
+    hosts: Hosts, whole: Wholeness
+) -> None:
+    def move() -> None:
+        hosts.done.append("moved")
+        hosts.states["db"] = replace(hosts.states["db"], id="another")
+
+    whole.move(["db"], move)
+    assert whole.look() == []
+    assert hosts.done == ["suspend db", "moved", "links"]
+    assert [(change.host, change.what, change.by_test) for change in whole.changes] == [("db", "was made anew", True)]
+
+
 def test_a_start_that_fails_is_the_tests_own_and_says_why(hosts: Hosts, whole: Wholeness) -> None:
     whole.kill("db", "SIGKILL")
     hosts.refuses = "revive"

@@ -11,7 +11,7 @@ import posixpath
 import sys
 import tarfile
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,7 @@ from docker.models.containers import Container
 
 from testbed.backends.docker.connecting import NoPermissionError, connected, engine_place, unreachable
 from testbed.backends.docker.streams import Demultiplexed
+from testbed.backends.docker.swarming import Manager, Membership
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 from testbed.text import shown
 
@@ -81,7 +82,7 @@ class Labelled:
     """A container, network or volume with a label of ours."""
 
     kind: str
-    """``container``, ``network`` or ``volume``."""
+    """``container``, ``network`` or ``volume``; of a Swarm also ``service``, ``secret`` or ``config``."""
     name: str
     labels: Mapping[str, str]
     of_image: Mapping[str, str] = field(default_factory=dict)
@@ -110,6 +111,8 @@ class Engine:
     """Its security options."""
     is_podman = False
     """Whether it is Podman, by its service for Docker's clients."""
+    membership = Membership(node="", manages=False)
+    """Its place in a Swarm."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Connect, by these variables or this process's; raises EnvironmentUnfitError saying what came back."""
@@ -120,7 +123,9 @@ class Engine:
             version = self._client.version()
             self.version: str = version["Version"]
             self.is_podman = any("Podman" in part["Name"] for part in version.get("Components") or ())
-            self._security = [str(option) for option in self._client.info().get("SecurityOptions") or ()]
+            info = self._client.info()
+            self._security = [str(option) for option in info.get("SecurityOptions") or ()]
+            self.membership = Membership.of(info)
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
             raise unreachable(error, self.place, environment) from None
@@ -135,6 +140,11 @@ class Engine:
     def rootless(self) -> bool:
         """Whether it runs as an ordinary user."""
         return "name=rootless" in self._security
+
+    @property
+    def manager(self) -> Manager | None:
+        """As a manager of its Swarm; None if it is none."""
+        return Manager(self._client) if self.membership.manages else None
 
     # --- images ----------------------------------------------------------------------------------
 
@@ -280,7 +290,10 @@ class Engine:
         self._client.volumes.create(name, labels=dict(labels))
 
     def labelled(self, label: str, value: str | None = None) -> list[Labelled]:
-        """Every container, network and volume with this label, of this value or (None) of any."""
+        """Every container, network, volume and part of a Swarm with this label, of this value or (None) of any.
+
+        A node that does not manage its Swarm cannot remove the networks of the Swarm, and they are none of its.
+        """
         wanted: dict[str, Any] = {"label": label if value is None else f"{label}={value}"}
         images: dict[str, Mapping[str, str]] = {}
         objects = []
@@ -297,19 +310,13 @@ class Engine:
                     handle=container,
                 )
             )
-        others: dict[str, Iterable[Any]] = {
-            "network": self._client.networks.list(filters=wanted),
-            "volume": self._client.volumes.list(filters=wanted),
-        }
-        for kind, listed in others.items():
-            objects += [
-                Labelled(kind=kind, name=item.name, labels=item.attrs.get("Labels") or {}, handle=item)
-                for item in listed
-            ]
-        return objects
+        return objects + [
+            Labelled(kind=kind, name=name, labels=own, handle=item)
+            for kind, name, own, item in _beside_containers(self._client, wanted, self.manager)
+        ]
 
     def discard(self, item: Labelled) -> None:
-        """Remove a container, network or volume; one that is gone already is removed. Raises LabError."""
+        """Remove an object; one that is gone already is removed. Raises LabError."""
         try:
             if item.kind == "container":
                 self.remove(item.handle)
@@ -494,6 +501,19 @@ class Engine:
             if content is None:
                 raise IsADirectoryError(path)
             return content.read()
+
+
+def _beside_containers(
+    client: docker.DockerClient, wanted: Mapping[str, Any], manager: Manager | None
+) -> Iterator[tuple[str, str, Mapping[str, str], Any]]:
+    """The kind, name, labels and handle of each network, each volume and each part of a Swarm that passes a filter."""
+    for network in client.networks.list(filters=dict(wanted)):
+        if manager is not None or network.attrs.get("Scope") != "swarm":
+            yield "network", network.name or "", network.attrs.get("Labels") or {}, network
+    for volume in client.volumes.list(filters=dict(wanted)):
+        yield "volume", volume.name, volume.attrs.get("Labels") or {}, volume
+    if manager is not None:
+        yield from manager.labelled(wanted)
 
 
 def _leaders(rows: Sequence[Sequence[str]]) -> list[tuple[int, str]]:

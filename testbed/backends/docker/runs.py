@@ -11,12 +11,15 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine, Labelled
 from testbed.compose.command import Composer
 from testbed.errors import LabError
+from testbed.lab.waiting import NotSeenError, await_condition
 
 DETACHED = "detached"
 """The owner of a stack that stays when the process that brought it up has ended."""
@@ -33,6 +36,10 @@ _OWNER = re.compile(
 )
 _MOST_SHOWN = 60
 _TIMES = 10
+_TASKS_END_WITHIN_S = 60
+"""How long a Swarm may take to end the tasks of services that were removed; they keep its networks."""
+_FIRST = ("service", "container")
+"""What is removed first: a Swarm starts tasks anew, and both use the rest."""
 # How long nothing new of a dead owner must have appeared until the run is removed.
 _SETTLES_WITHIN_S, _LOOK_AGAIN_S = 1.5, 0.25
 
@@ -194,7 +201,7 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
 
     objects, shared = look()
     for item in objects:
-        if item.is_agent:
+        if item.is_agent or item.kind == "service":
             engine.discard(item)
     reason = ""
     if objects and not shared:  # Compose stops services in order, but also objects of others with the project's name
@@ -202,9 +209,13 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
             Composer((), project=f"testbed-{run_id}").down(timeout_s=120)
         except LabError as error:
             reason = str(error)
+    if any(item.kind == "service" for item in objects) and engine.manager is not None:
+        with suppress(NotSeenError):  # a machine may be lost; what stays is told below
+            tasks = partial(engine.manager.tasks, f"testbed-{run_id}")
+            await_condition(tasks, lambda left: not left, deadline_s=_TASKS_END_WITHIN_S)
     for _ in range(_TIMES):  # meanwhile the engine may carry out requests of a killed client
         refused = ""
-        for item in sorted(look()[0], key=lambda item: item.kind != "container"):  # containers use the rest
+        for item in sorted(look()[0], key=lambda item: item.kind not in _FIRST):
             try:
                 engine.discard(item)
             except LabError as error:

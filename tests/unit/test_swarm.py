@@ -1,0 +1,154 @@
+"""A lab on a Swarm: its engines, its machines, and what an engine says of its Swarm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from testbed.backends.docker import swarm as module
+from testbed.backends.docker.swarm import LabMachine, SwarmLab
+from testbed.backends.docker.swarming import Manager, Membership, SwarmNode, Task
+from testbed.errors import EnvironmentUnfitError, InvalidValueError, LabError
+
+_COMPOSE = """
+services:
+  api: {image: i, networks: [lan], deploy: {replicas: 2}}
+  db: {image: i, networks: [lan]}
+networks:
+  lan: {driver: overlay}
+"""
+
+
+class _Engine:
+    """An engine of the Swarm ``s``, by the variables that lead to it."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        name = (environment or {"DOCKER_HOST": "m:a"})["DOCKER_HOST"]
+        kind, _, node = name.partition(":")
+        if kind == "dead":
+            raise EnvironmentUnfitError(f"no Docker engine answers at {name}")
+        self.place = name
+        self.membership = Membership(node="" if kind == "none" else node, manages=kind == "m")
+        nodes = [SwarmNode(id=node, name=f"machine-{node}") for node in "ab"]
+        nodes += [SwarmNode(id="c", name="machine-a", takes_tasks=False), SwarmNode(id="d", name="gone", ready=False)]
+        self.manager = SimpleNamespace(nodes=lambda: nodes) if kind == "m" else None
+
+    def describe(self) -> str:
+        """As its place."""
+        return self.place
+
+
+@pytest.fixture
+def lab(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> SwarmLab:
+    """One that is not up."""
+    (tmp_path / "compose.yaml").write_text(_COMPOSE)
+    monkeypatch.setattr(module, "Engine", _Engine)
+    made = SwarmLab(tmp_path / "compose.yaml")
+    monkeypatch.setattr(type(made.stack), "engine", _Engine())
+    return made
+
+
+def connected(lab: SwarmLab, *others: str) -> None:
+    """Have a lab find its engines, up to the removal of what killed runs left."""
+    lab.images_from = [{"DOCKER_HOST": name} for name in others]
+
+    class _FoundError(Exception): ...
+
+    def found(*_: object) -> None:
+        raise _FoundError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "clear_stale", found)
+        with pytest.raises(_FoundError):
+            lab.up()
+
+
+def test_every_machine_that_may_have_tasks_needs_an_engine(lab: SwarmLab) -> None:
+    connected(lab, "m:a", "w:b")
+    with pytest.raises(EnvironmentUnfitError, match=r"no engine of machine-b \(b\) is named"):
+        connected(lab)
+
+
+def test_engines_of_another_swarm_are_told_with_all_else_that_is_wrong(lab: SwarmLab) -> None:
+    with pytest.raises(EnvironmentUnfitError) as raised:
+        connected(lab, "w:z", "none:", "dead:")
+    assert [line.split(" is in another")[0] for line in str(raised.value).splitlines()[:3]] == [
+        "--testbed-engines: no Docker engine answers at dead:",
+        "--testbed-engines: w:z",
+        "--testbed-engines: none:",
+    ]
+    assert "no engine of machine-b" in str(raised.value)
+
+
+@pytest.mark.parametrize(("place", "state"), [("w:a", "manages no Swarm"), ("none:", "is in no Swarm")])
+def test_the_first_engine_must_manage_the_swarm(
+    lab: SwarmLab, monkeypatch: pytest.MonkeyPatch, place: str, state: str
+) -> None:
+    monkeypatch.setattr(type(lab.stack), "engine", _Engine({"DOCKER_HOST": place}))
+    with pytest.raises(EnvironmentUnfitError, match=f"{place} {state}.*docker swarm init"):
+        connected(lab)
+
+
+def test_links_of_an_overlay_network_can_be_named(lab: SwarmLab) -> None:
+    assert [str(ref) for ref in lab.topology.links("db -> api[*]")] == ["db -> api[1]", "db -> api[2]"]
+
+
+def test_a_machine_is_known_by_its_name_if_that_is_its_alone_and_by_its_node(lab: SwarmLab) -> None:
+    assert lab.machine("machine-b").node == "b"
+    assert lab.machine("c").name == "machine-a"
+    with pytest.raises(InvalidValueError, match=r"machine 'machine-a': 2 have this name: say which, a,? ?(and )?c"):
+        lab.machine("machine-a")
+    with pytest.raises(InvalidValueError, match=r"machine 'machine-x': .*machine-b"):
+        lab.machine("machine-x")
+
+
+def test_a_machine_without_hosts_is_parted_from_nothing(lab: SwarmLab) -> None:
+    with pytest.raises(LabError, match="machine machine-b has no hosts"):
+        lab.machine("machine-b").isolate()
+
+
+def test_one_replica_of_several_is_not_started_alone(lab: SwarmLab) -> None:
+    with pytest.raises(LabError, match=r"`api\[1\]`: a Swarm starts a replica anew only together with all 2"):
+        lab.start_host(SimpleNamespace(name="api[1]", service_name="api"))  # type: ignore[arg-type]  # what it needs
+
+
+def test_a_machine_that_takes_tasks_again_is_drained_no_more(lab: SwarmLab) -> None:
+    done: list[tuple[str, str]] = []
+    lab.stack.engine.manager.set_availability = (  # type: ignore[method-assign, union-attr]  # a namespace
+        lambda node, availability: done.append((node, availability))
+    )
+    LabMachine(lab, "b", "machine-b").drain()
+    assert done == [("b", "drain")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lab, "sweep", lambda: None)
+        lab.await_healthy()
+    assert done == [("b", "drain"), ("b", "active")]
+
+
+@pytest.mark.parametrize(
+    ("info", "membership"),
+    [
+        ({}, Membership(node="", manages=False)),
+        ({"Swarm": {"NodeID": "", "LocalNodeState": "inactive"}}, Membership(node="", manages=False)),
+        ({"Swarm": {"NodeID": "n", "LocalNodeState": "locked"}}, Membership(node="", manages=False)),
+        (
+            {"Swarm": {"NodeID": "n", "LocalNodeState": "active", "ControlAvailable": True}},
+            Membership(node="n", manages=True),
+        ),
+    ],
+)
+def test_an_engines_place_in_its_swarm(info: dict[str, Any], membership: Membership) -> None:
+    assert Membership.of(info) == membership
+
+
+def test_a_managers_nodes_and_tasks() -> None:
+    node = {"ID": "n", "Description": {"Hostname": "b"}, "Status": {"State": "down"}, "Spec": {"Availability": "drain"}}
+    failed = {"ID": "t", "ServiceID": "s", "Slot": 2, "Status": {"State": "rejected", "Err": "no such image"}}
+    filters: list[Any] = []
+    api = SimpleNamespace(nodes=lambda: [node], tasks=lambda filters=filters: [failed])
+    manager = Manager(SimpleNamespace(api=api))  # type: ignore[arg-type]  # what it needs of one
+    assert manager.nodes() == [SwarmNode(id="n", name="b", ready=False, takes_tasks=False)]
+    assert manager.tasks("p") == [Task(id="t", service="s", slot=2, state="rejected", words="rejected: no such image")]
