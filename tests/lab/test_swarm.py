@@ -45,6 +45,8 @@ import pathlib, pytest
 
 @pytest.mark.impair("client -> server[*]", delay="300ms")
 def test_that_is_killed(lab):
+    machines = {lab.machine_of(name) for name in lab.hosts} - {lab.machine_of("client")}
+    lab.machine(machines.pop()).drain()
     pathlib.Path("impaired").write_text(lab.run_id)
     lab.host("client").run(["sleep", "120"], timeout="120s")
 """
@@ -107,6 +109,8 @@ def test_a_killed_run_leaves_nothing_after_the_next_runs_start(folder: Path, thr
     agents = ["ps", "--quiet", "--filter", f"label=testbed.run={run_id}", "--filter", "label=testbed.role"]
     await_condition(lambda: [engine.docker(*agents) for engine in three], lambda ids: not any(ids), deadline_s=60)
     assert left(three, run_id), "its services run on"
+    availability = ["node", "ls", "--format", "{{.Availability}}"]
+    assert sorted(three[0].docker(*availability).split()) == ["Active", "Active", "Drain"]
     with session(folder, three, "--collect-only", "test_swarm.py") as collecting:
         collecting.communicate(timeout=_WITHIN_S)
     assert left(three, run_id), "nothing was started"
@@ -115,6 +119,7 @@ def test_a_killed_run_leaves_nothing_after_the_next_runs_start(folder: Path, thr
     assert "4 passed, 1 invalid" in output, output[-6000:]
     assert "host `server[1]` was made anew during the test, and not by it" in output
     assert left(three) == [], "neither of the killed run nor of the next"
+    assert three[0].docker(*availability).split() == ["Active"] * 3
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [line["test"]["outcome"] for line in lines if "test" in line].count("passed") == 4
 

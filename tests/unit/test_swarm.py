@@ -117,15 +117,47 @@ def test_one_replica_of_several_is_not_started_alone(lab: SwarmLab) -> None:
 
 def test_a_machine_that_takes_tasks_again_is_drained_no_more(lab: SwarmLab) -> None:
     done: list[tuple[str, str]] = []
-    lab.stack.engine.manager.set_availability = (  # type: ignore[method-assign, union-attr]  # a namespace
-        lambda node, availability: done.append((node, availability))
-    )
+    manager: Any = lab.stack.engine.manager
+    manager.drain = lambda node, labels: done.append((node, labels["testbed.run"]))
+    manager.rejoin = lambda node, labels: done.append((node, f"without {labels[0]}"))
     LabMachine(lab, "b", "machine-b").drain()
-    assert done == [("b", "drain")]
+    assert done == [("b", lab.run_id)]
+    with pytest.raises(LabError, match="machine machine-a takes no tasks as it is"):
+        LabMachine(lab, "c", "machine-a").drain()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(lab, "sweep", lambda: None)
         lab.await_healthy()
-    assert done == [("b", "drain"), ("b", "active")]
+    assert done == [("b", lab.run_id), ("b", "without testbed.run")]
+
+
+class _Handle:
+    """A node as the engine's client has it."""
+
+    def __init__(self) -> None:
+        self.id = "n"
+        spec = {"Availability": "active", "Role": "worker", "Labels": {"their": "own"}}
+        self.attrs: dict[str, Any] = {"Spec": spec, "Description": {"Hostname": "b"}}
+
+    def update(self, spec: Mapping[str, Any]) -> None:
+        self.attrs["Spec"] = spec
+
+
+def test_a_drained_node_has_the_labels_of_the_run_that_wants_it_so_that_the_next_run_undoes_it() -> None:
+    handle = _Handle()
+    none = SimpleNamespace(list=lambda filters: [])
+    nodes = SimpleNamespace(get=lambda _id: handle, list=lambda: [handle])
+    client = SimpleNamespace(nodes=nodes, services=none, secrets=none, configs=none)
+    manager = Manager(client)  # type: ignore[arg-type]  # what it needs of one
+    before = handle.attrs["Spec"]
+    assert list(manager.labelled({"label": "testbed.run"})) == []
+    manager.drain("n", {"testbed.run": "r", "testbed.owner": "o"})
+    assert handle.attrs["Spec"]["Availability"] == "drain"
+    for label in ("testbed.run", "testbed.run=r"):
+        ((kind, name, labels, item),) = manager.labelled({"label": label})
+        assert (kind, name, labels["testbed.owner"], item) == ("node", "b", "o", handle)
+    assert list(manager.labelled({"label": "testbed.run=other"})) == []
+    manager.rejoin("n", ("testbed.run", "testbed.owner"))
+    assert handle.attrs["Spec"] == before
 
 
 @pytest.mark.parametrize(

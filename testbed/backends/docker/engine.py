@@ -32,6 +32,8 @@ RUN_LABEL = "testbed.run"
 """On everything that a run owns; its value is the run's id."""
 OWNER_LABEL = "testbed.owner"
 """Beside it: the process that owns the run, so that a later run can tell whether it is still alive."""
+OURS = (RUN_LABEL, OWNER_LABEL)
+"""What makes an object a run's."""
 ROLE_LABEL = "testbed.role"
 """On containers of the agent's image: ports, capture, inside, files or signal."""
 INPUTS_LABEL = "testbed.inputs"
@@ -82,7 +84,7 @@ class Labelled:
     """A container, network or volume with a label of ours."""
 
     kind: str
-    """``container``, ``network`` or ``volume``; of a Swarm also ``service``, ``secret`` or ``config``."""
+    """``container``, ``network`` or ``volume``; of a Swarm also ``service``, ``secret``, ``config`` or ``node``."""
     name: str
     labels: Mapping[str, str]
     of_image: Mapping[str, str] = field(default_factory=dict)
@@ -316,10 +318,12 @@ class Engine:
         ]
 
     def discard(self, item: Labelled) -> None:
-        """Remove an object; one that is gone already is removed. Raises LabError."""
+        """Remove an object; one that is gone already is removed. A node takes tasks again. Raises LabError."""
         try:
             if item.kind == "container":
                 self.remove(item.handle)
+            elif item.kind == "node" and self.manager is not None:
+                self.manager.rejoin(item.handle.id, OURS)
             else:
                 item.handle.remove()
         except docker.errors.NotFound:

@@ -17,7 +17,7 @@ from docker.models.containers import Container
 
 from testbed.backends.docker import images
 from testbed.backends.docker.agents import Agents
-from testbed.backends.docker.engine import OWNER_LABEL, Engine, refusals_raised
+from testbed.backends.docker.engine import OURS, OWNER_LABEL, Engine, refusals_raised
 from testbed.backends.docker.hosts import ComposeHost
 from testbed.backends.docker.runs import clear_stale, remove_run
 from testbed.backends.docker.sources import Sources
@@ -235,8 +235,6 @@ class SwarmLab(WithinLab):
             self.close_agents()
         finally:
             owner = self.stack.labels()[OWNER_LABEL]
-            for machine in list(self._drained.values()):
-                self.rejoin(machine)
             with ThreadPoolExecutor(max(len(self._engines), 1), "testbed-removal") as pool:
                 list(pool.map(lambda engine: remove_run(engine, self.run_id, owner), self._engines.values()))
 
@@ -373,6 +371,8 @@ class SwarmLab(WithinLab):
     def drain(self, machine: LabMachine) -> None:
         """See `LabMachine.drain`."""
         names = machine.hosts
+        if not any(node.takes_tasks for node in self._manager.nodes() if node.id == machine.node):
+            raise LabError(f"machine {machine.name} takes no tasks as it is: somebody has drained or paused it")
         policies = {name: (self.services[self._hosts[name].service_name]) for name in names}
         if staying := [name for name, body in policies.items() if not restarts(body)]:
             raise InvalidComposeError(
@@ -386,7 +386,8 @@ class SwarmLab(WithinLab):
 
         def move() -> None:
             self._drained[machine.node] = machine
-            self._manager.set_availability(machine.node, "drain")
+            labels = self.stack.labels()
+            self._manager.drain(machine.node, {key: labels[key] for key in OURS})
             self._await_hosts(left, "move")
             self.sweep()
             self._await_well([self._hosts[name] for name in names], self._up_deadline_s)
@@ -395,5 +396,5 @@ class SwarmLab(WithinLab):
 
     def rejoin(self, machine: LabMachine) -> None:
         """See `LabMachine.rejoin`."""
-        self._manager.set_availability(machine.node, "active")
+        self._manager.rejoin(machine.node, OURS)
         self._drained.pop(machine.node, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,10 +85,18 @@ class Manager:
             )
         ]
 
-    def set_availability(self, node: str, availability: str) -> None:
-        """Have a node take tasks (``active``), or give them to others (``drain``)."""
+    def drain(self, node: str, labels: Mapping[str, str]) -> None:
+        """Have a node give its tasks to others, and note who wants that."""
         handle = self._client.nodes.get(node)
-        handle.update({**handle.attrs["Spec"], "Availability": availability})
+        spec = handle.attrs["Spec"]
+        handle.update({**spec, "Availability": "drain", "Labels": {**(spec.get("Labels") or {}), **labels}})
+
+    def rejoin(self, node: str, labels: Collection[str]) -> None:
+        """Have a node take tasks again, and remove these labels from it."""
+        handle = self._client.nodes.get(node)
+        spec = handle.attrs["Spec"]
+        kept = {key: value for key, value in (spec.get("Labels") or {}).items() if key not in labels}
+        handle.update({**spec, "Availability": "active", "Labels": kept})
 
     def start_anew(self, service: str) -> None:
         """Have all tasks of a service replaced by new ones."""
@@ -96,7 +104,15 @@ class Manager:
         handle.force_update()
 
     def labelled(self, filters: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, str], Any]]:
-        """The kind, name, labels and handle of each service, secret and config that passes a filter."""
+        """The kind, name, labels and handle of each service, secret and config that passes a filter for a label.
+
+        Likewise of each node: one that is drained has the labels of who wants that.
+        """
         for kind, collection in _KINDS.items():
             for item in getattr(self._client, collection).list(filters=dict(filters)):
                 yield kind, item.name, item.attrs["Spec"].get("Labels") or {}, item
+        key, equals, value = str(filters["label"]).partition("=")
+        for node in self._client.nodes.list():
+            labels = node.attrs["Spec"].get("Labels") or {}
+            if key in labels and (not equals or labels[key] == value):
+                yield "node", node.attrs["Description"]["Hostname"], labels, node
