@@ -40,8 +40,9 @@ def lab_type(kind: str) -> Callable[..., StackLab[Any]]:
 
 
 def decide(kind: str) -> tuple[str, str]:
-    """``compose`` or ``local``, and why: for ``auto``, compose where an engine answers us.
+    """``compose``, ``within`` or ``local``, and why: for ``auto``, compose where an engine answers us.
 
+    A rootless Podman keeps its bridges where no container can enter; there it is ``within``.
     Also ``compose`` where DOCKER_HOST names an engine that does not answer: its user means that engine. Then a lab
     reports that; tests without a lab run as usual.
     """
@@ -53,10 +54,11 @@ def decide(kind: str) -> tuple[str, str]:
     from testbed.backends.docker.engine import Engine
 
     try:
-        return "compose", Engine().describe()
+        engine = Engine()
     except EnvironmentUnfitError as error:
         reason = error.reason if isinstance(error, NoEngineError) else str(error)
         return ("compose" if os.environ.get("DOCKER_HOST") else "local"), reason
+    return ("within" if engine.is_podman and engine.rootless else "compose"), engine.describe()
 
 
 def make_lab(

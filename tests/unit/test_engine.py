@@ -16,7 +16,7 @@ from docker.models.containers import Container
 from testbed import ComposeLab
 from testbed.backends.choice import decide
 from testbed.backends.docker.agents import ROLES, start_ports_agent
-from testbed.backends.docker.connecting import NoEngineError, NoPermissionError
+from testbed.backends.docker.connecting import EnginePlace, NoEngineError, NoPermissionError
 from testbed.backends.docker.engine import Engine, RefusedError, refusals_raised
 from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError
@@ -227,6 +227,23 @@ def test_an_engine_that_is_named_and_does_not_answer_is_not_passed_over_for_the_
     chosen, why = decide("auto")
     assert chosen == "compose"
     assert "DOCKER_HOST='unix:///nowhere/docker.sock'" in why
+
+
+@pytest.mark.parametrize(
+    ("podman", "rootless", "kind"),
+    [(False, False, "compose"), (False, True, "compose"), (True, False, "compose"), (True, True, "within")],
+)
+def test_where_no_container_can_enter_the_engines_network_links_are_impaired_within_the_receivers(
+    monkeypatch: pytest.MonkeyPatch, podman: bool, rootless: bool, kind: str
+) -> None:
+    def connect(self: Engine) -> None:
+        self.is_podman, self._security, self.version = podman, ["name=rootless"] * rootless, "1"
+        self.place = EnginePlace(url="", machine=None)
+
+    monkeypatch.setattr(Engine, "__init__", connect)
+    chosen, why = decide("auto")
+    assert chosen == kind
+    assert why.startswith("Podman 1" if podman else "Docker Engine 1")
 
 
 def test_an_engine_behind_ssh_names_the_extra_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
