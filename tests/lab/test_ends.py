@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import pytest
 import requests
 
-from testbed import ComposeLab, InvalidValueError, Lab
+from testbed import ComposeLab, InvalidValueError, Lab, LabError
 from testbed.lab.observer import PortCapture
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.observe.packet import ip_of
@@ -196,19 +196,24 @@ def test_captures_have_the_packets_of_their_link_alone_on_both_sides_of_it(lab: 
     ):
         lab.host("other").run(["python3", "-c", _CONNECT, "api", str(PORT)])
         session.get(f"{lab.host('api').url('http', PORT)}/100000", timeout=30)
-    lost = [passage for passage in toward.passages() if passage.lost]
-    assert len(lost) == lab.link("localhost -> api").dropped_by_number() > 0
-    delays_s = [passage.delay_s for passage in back.passages()]
-    assert len(delays_s) > 10
-    assert all(delay_s is not None and delay_s > 0.0195 for delay_s in delays_s)
+    if lab.netem_engine == "host":
+        with pytest.raises(LabError, match="use --netem carried"):
+            toward.passages()
+    else:
+        passed = toward.passages()
+        lost = [passage for passage in passed if passage.lost]
+        assert abs(4 * len(lost) - len(passed)) < 4, "every fourth"
+        assert 0 < len(lost) <= lab.link("localhost -> api").dropped_by_number(), "which goes on after a capture"
+        delays_s = [passage.delay_s for passage in back.passages()]
+        assert len(delays_s) > 10
+        assert all(delay_s is not None and delay_s > 0.0195 for delay_s in delays_s)
     addresses = {ip_address(address).packed for address in lab.host("other").addresses()}
 
     def of_other(capture: PortCapture) -> bool:
         return any((ip := ip_of(packet.data)) and {ip.src, ip.dst} & addresses for packet in capture.packets)
 
     assert [of_other(capture) for capture in (toward, back, everything)] == [False, False, True]
-    (flow,) = back.flows("before")
-    assert flow.server.src.port == PORT
+    assert {flow.server.src.port for flow in back.flows("before")} == {PORT}, "earlier connections may end meanwhile"
 
 
 @pytest.mark.parametrize("ends", ["localhost -> api", "api -> localhost"])
