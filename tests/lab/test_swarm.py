@@ -1,4 +1,4 @@
-"""A Swarm of three engines, each as on a machine of its own: `pytest --lab swarm`, as its user runs it."""
+"""A Swarm of three engines, each as on a machine of its own: `pytest --lab swarm`, as its user runs it; by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.lab.ownengines import OwnEngine, images_of, swarm
 
 LABS = ("compose",)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.by_hand, pytest.mark.timeout(900)]
 
 _WITHIN_S = 400
 _STACK = """

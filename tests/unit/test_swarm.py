@@ -12,6 +12,8 @@ from testbed.backends.docker import swarm as module
 from testbed.backends.docker.swarm import LabMachine, SwarmLab
 from testbed.backends.docker.swarming import Manager, Membership, SwarmNode, Task
 from testbed.errors import EnvironmentUnfitError, InvalidValueError, LabError
+from testbed.evidence.hoststate import HostState
+from testbed.lab.wholeness import NOBODY
 
 _COMPOSE = """
 services:
@@ -103,6 +105,38 @@ def test_a_machine_is_known_by_its_name_if_that_is_its_alone_and_by_its_node(lab
         lab.machine("machine-a")
     with pytest.raises(InvalidValueError, match=r"machine 'machine-x': .*machine-b"):
         lab.machine("machine-x")
+
+
+def test_of_several_containers_of_a_task_the_one_that_runs_is_the_host_and_one_that_is_gone_is_nobody(
+    lab: SwarmLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(id_: str, state: str, created: int, service: str = "db", slot: int = 1) -> dict[str, Any]:
+        name = f"{lab.composer.project}_{service}"
+        labels = {"com.docker.swarm.service.name": name, "com.docker.swarm.task.name": f"{name}.{slot}.{id_}"}
+        return {"Id": id_, "State": state, "Created": created, "Labels": labels}
+
+    rows = {
+        "a": [row("old", "exited", 1), row("runs", "running", 2), row("api", "running", 1, "api", 2)],
+        "b": [row("never started", "created", 3), row("strange", "running", 1, "other")],
+    }
+    seen: dict[str, tuple[str, str]] = {}
+
+    def host(name: str) -> Any:
+        def state(row: Mapping[str, Any]) -> HostState:
+            if name == "api[2]":
+                raise LabError("container api is gone")
+            seen[name] = where["node"], row["Id"]
+            return HostState(status=row["State"])
+
+        where = {"node": ""}
+        return SimpleNamespace(move=lambda engine, _agents: where.update(node=engine.node), state=state)
+
+    engines = {node: SimpleNamespace(node=node, listing=lambda node=node, **_labels: rows[node]) for node in ("a", "b")}
+    monkeypatch.setattr(lab, "_engines", engines)
+    monkeypatch.setattr(lab, "_agents_on", lambda engine: engine)
+    monkeypatch.setattr(lab, "_hosts", {name: host(name) for name in lab.topology.hosts})
+    assert lab.host_states() == {"api[1]": NOBODY, "api[2]": NOBODY, "db": HostState(status="running")}
+    assert seen == {"db": ("a", "runs")}
 
 
 def test_a_machine_without_hosts_is_parted_from_nothing(lab: SwarmLab) -> None:

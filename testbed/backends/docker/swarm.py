@@ -34,6 +34,7 @@ from testbed.errors import (
 )
 from testbed.evidence.hoststate import PAUSED, RUNNING, HostState
 from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.lab.wholeness import NOBODY
 from testbed.spec.links import LinkRef
 from testbed.spec.topology import Topology
 from testbed.spec.words import unknown
@@ -252,10 +253,17 @@ class SwarmLab(WithinLab):
                     yield known.name if known.replicas == 1 else f"{known.name}[{slot}]", engine, row
 
     def _newest(self) -> Mapping[str, tuple[Engine, Mapping[str, Any]]]:
-        """By host, its latest container; a Swarm keeps those of tasks that ended."""
+        """By host, the container that runs, or else the latest: a Swarm keeps those of tasks that ended.
+
+        It also makes some that it removes again before they start.
+        """
+
+        def rank(row: Mapping[str, Any]) -> tuple[bool, int]:
+            return row["State"] == RUNNING, int(row["Created"])
+
         newest: dict[str, tuple[Engine, Mapping[str, Any]]] = {}
         for name, engine, row in self._rows():
-            if name not in newest or row["Created"] >= newest[name][1]["Created"]:
+            if name not in newest or rank(row) >= rank(newest[name][1]):
                 newest[name] = engine, row
         return newest
 
@@ -292,9 +300,12 @@ class SwarmLab(WithinLab):
     def host_states(self) -> Mapping[str, HostState]:
         """See `ComposeLab`. A task's successor is the host from here on, on whatever machine."""
         newest = self._newest()
-        for name, (engine, _) in newest.items():
+        states = dict.fromkeys(self._hosts, NOBODY)
+        for name, (engine, row) in newest.items():
             self._hosts[name].move(engine, self._agents_on(engine))
-        return {name: host.state(newest[name][1] if name in newest else None) for name, host in self._hosts.items()}
+            with contextlib.suppress(LabError):  # it was removed since it was listed
+                states[name] = self._hosts[name].state(row)
+        return states
 
     def start_host(self, host: ComposeHost) -> None:
         """See `StackLab`. A Swarm cannot start a task again; it starts a new one of each replica."""
