@@ -65,6 +65,8 @@ def _window(pid: int | None, wait_s: float) -> str:
     def there() -> dict[int, str]:
         return {process: name for process, name in windows().items() if pid in (None, process)}
 
+    if wait_s and not there():
+        say("waiting for a session whose stack is up")
     try:
         names = await_condition(there, bool, deadline_s=wait_s, every_s=_LOOKS_EVERY_S)
     except NotSeenError:

@@ -181,9 +181,8 @@ class PortCapture:
         if self._link is not None:
             self._end = self._far_end(self._link)
         self._spots = self._backend.spots(self.port.host, self.port.network, self._src)
-        if (
-            self._link is not None and self._backend.netem_engine == "host"
-        ):  # what comes from beyond passes no other port
+        if self._link is not None and self._backend.netem_engine == "host":
+            # What comes from beyond passes no other port.
             self._spots = [spot for spot in self._spots if spot.place.side == "after"]
         if self._link is not None and self._link.beyond == "dst":
             self._spots = list(map(_outward, self._spots))
@@ -223,12 +222,11 @@ class PortCapture:
             self._ended = self._channel.call("end", name=self._id)
 
     def _await_passed(self) -> None:
+        end = self.port if self._link is None else self._link.receivers_port
         ours = {
             ref: impairment
             for ref, impairment in self._impairer.impairments().items()
-            if ref.receivers_port == (self._link or ref).receivers_port
-            and (self._link is not None or ref.receivers_port == self.port)
-            and self._src in (None, ref.src)
+            if ref.receivers_port == end and self._src in (None, ref.src)
         }
         port = self._ports.at(self.port.host, self.port.network)
         shared = port is not None and port.last is not None

@@ -12,6 +12,7 @@ LABS = ("local",)
 _SUITE = """
 import json, os, subprocess, sys
 import pytest
+from testbed.lab.waiting import await_condition
 
 def seen():
     argv = [sys.executable, "-m", "testbed.commands.cli", "watch", "--once", "--json", "--pid", str(os.getpid())]
@@ -21,13 +22,14 @@ def seen():
 def test_watched(lab):
     (bottleneck,) = lab.shape("server -> client", rate="8mbit", queue="20kB")
     assert lab.host("client").run(["python3", "-c", "import socket; socket.create_connection(('server', 8888))"]).ok
+    await_condition(lambda: bottleneck.counters().sent_packets, lambda sent: sent >= 2, deadline_s=20)
     lab.cut("server -> client")
     lab.impair("client -> server tcp/8888", [{"delay": "5ms"}, {"at": "60min", "delay": "6ms"}])
     picture = seen()
     (place,) = picture["labs"][0]["bottlenecks"]
     counts = bottleneck.counters()
     assert (place["bottleneck"], place["asked"]) == ("server -> client", "rate=8mbit queue=20kB qdisc=fifo")
-    assert place["counts"]["sent_packets"] == counts.sent_packets >= 1
+    assert place["counts"]["sent_packets"] == counts.sent_packets >= 2
     (stack,) = picture["labs"]
     assert picture["test"] == "test_watched.py::test_watched"
     assert set(stack["networks"]["lan"]) == {"client", "server"}

@@ -217,4 +217,4 @@ def test_a_managers_nodes_and_tasks() -> None:
     api = SimpleNamespace(nodes=lambda: [node], tasks=lambda filters=filters: [failed])
     manager = Manager(SimpleNamespace(api=api))  # type: ignore[arg-type]  # what it needs of one
     assert manager.nodes() == [SwarmNode(id="n", name="b", ready=False, takes_tasks=False)]
-    assert manager.tasks("p") == [Task(id="t", service="s", slot=2, state="rejected", words="rejected: no such image")]
+    assert manager.tasks("p") == [Task(state="rejected", words="rejected: no such image")]

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine, Labelled
+from testbed.backends.docker.swarming import SWARM_LABEL
 from testbed.compose.command import Composer
 from testbed.errors import LabError
 from testbed.lab.waiting import NotSeenError, await_condition
@@ -204,12 +205,14 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
         if item.is_agent or item.kind == "service":
             engine.discard(item)
     reason = ""
-    if objects and not shared:  # Compose stops services in order, but also objects of others with the project's name
+    of_swarm = any(item.kind == "service" or SWARM_LABEL in item.labels for item in objects)
+    # Compose stops services in order, but also objects of others with the project's name.
+    if objects and not shared and not of_swarm:
         try:
             Composer((), project=f"testbed-{run_id}").down(timeout_s=120)
         except LabError as error:
             reason = str(error)
-    if any(item.kind == "service" for item in objects) and engine.manager is not None:
+    if of_swarm and engine.manager is not None:
         with suppress(NotSeenError):  # a machine may be lost; what stays is told below
             tasks = partial(engine.manager.tasks, f"testbed-{run_id}")
             await_condition(tasks, lambda left: not left, deadline_s=_TASKS_END_WITHIN_S)

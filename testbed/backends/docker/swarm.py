@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import docker.errors
 from docker.models.containers import Container
 
 from testbed.backends.docker import images
@@ -21,9 +20,9 @@ from testbed.backends.docker.engine import OURS, OWNER_LABEL, Engine, refusals_r
 from testbed.backends.docker.hosts import ComposeHost
 from testbed.backends.docker.runs import clear_stale, remove_run
 from testbed.backends.docker.sources import Sources
-from testbed.backends.docker.swarming import Manager
+from testbed.backends.docker.swarming import SWARM_LABEL, Manager
 from testbed.backends.docker.within import AgentsWithin, WithinLab
-from testbed.backends.starting import StartProgress, await_well, not_well_yet
+from testbed.backends.starting import StartProgress, await_well
 from testbed.compose.stackfile import restarts, stack_of
 from testbed.errors import (
     EnvironmentUnfitError,
@@ -40,7 +39,7 @@ from testbed.spec.topology import Topology
 from testbed.spec.words import unknown
 from testbed.text import several, shown
 
-_SERVICE, _TASK = "com.docker.swarm.service.name", "com.docker.swarm.task.name"
+_TASK = "com.docker.swarm.task.name"
 _NEVER = ("rejected", "orphaned")
 """States of tasks that no container follows."""
 _DEPLOYS_WITHIN_S = 60
@@ -168,13 +167,9 @@ class SwarmLab(WithinLab):
         """See `ComposeLab`."""
         _ = self.topology
         self._engines = self._connect()
-        for engine in self._engines.values():
+        for engine in self._engines.values():  # the manager first, or it would have tasks made anew elsewhere
             clear_stale(engine, self._say)
         super().up()
-
-    @property
-    def _others(self) -> list[Engine]:
-        return [engine for engine in self._engines.values() if engine is not self.engine]
 
     def _start_services(self, config: dict[str, Any]) -> None:
         """Have the Swarm start every service, and wait until all are well. Raises ServiceFailedError."""
@@ -188,18 +183,18 @@ class SwarmLab(WithinLab):
             self._deploy(stack)
             with contextlib.suppress(NotSeenError):
                 await_condition(self._placed, bool, deadline_s=progress.left_s)
-            self._hosts |= self._placed_hosts()
+            self._hosts |= self._hosts_of()
             if missing := [name for name in self.topology.hosts if name not in self._hosts]:
                 raise ServiceFailedError(f"{late}: {several(missing)} has no container: {self._tasks_in_words()}")
             await_well(self._hosts.values(), deadline_s=progress.left_s, late=late)
 
     def _send_images(self, names: Sequence[str]) -> None:
         """Give every node the images, which a Swarm takes from a registry alone."""
-        sources = Sources([dict(os.environ)])
-        for engine in self._others:
-            with sources.turn(self._say):
-                sources.bring(engine, dict.fromkeys(names), self._say)
-                images.ensure_netem(engine, self._say, sources)
+        with Sources([dict(os.environ)]).turn(self._say) as sources:
+            for engine in self._engines.values():
+                if engine is not self.engine:
+                    sources.bring(engine, dict.fromkeys(names), self._say)
+                    images.ensure_netem(engine, self._say, sources)
 
     def _deploy(self, stack: Mapping[str, Any]) -> None:
         docker_client = shutil.which("docker")
@@ -246,7 +241,7 @@ class SwarmLab(WithinLab):
         project = f"{self.composer.project}_"
         for engine in self._engines.values():
             for row in engine.listing(testbed_run=self.run_id, com_docker_stack_namespace=self.composer.project):
-                service = row["Labels"].get(_SERVICE, "")
+                service = row["Labels"].get(SWARM_LABEL, "")
                 slot = row["Labels"].get(_TASK, "").removeprefix(f"{service}.").partition(".")[0]
                 known = self.topology.services.get(service.removeprefix(project))
                 if known is not None and slot.isdigit():
@@ -267,8 +262,9 @@ class SwarmLab(WithinLab):
                 newest[name] = engine, row
         return newest
 
-    def _placed_hosts(self) -> dict[str, SwarmHost]:
-        """The hosts that have a container, in the order of the Compose file."""
+    def _hosts_of(self, _containers: Sequence[Container] = ()) -> dict[str, Any]:
+        """The hosts that have a container, in the order of the Compose file: those of Compose's are none."""
+        self.machine_is_ours = all(engine.place.machine is None for engine in self._engines.values())
         newest = self._newest()
         return {
             name: SwarmHost(
@@ -286,16 +282,6 @@ class SwarmLab(WithinLab):
         return AgentsWithin(
             engine=engine, image=self.netem_image, identity=self.stack.identity, network="none", lab=self
         )
-
-    def _hosts_of(self, _containers: Sequence[Container]) -> dict[str, ComposeHost]:
-        self.machine_is_ours = self.engine.place.machine is None
-        return dict(self._placed_hosts())
-
-    def _not_well_yet(self) -> Mapping[str, str]:
-        try:
-            return not_well_yet(self._placed_hosts().values())
-        except (docker.errors.APIError, OSError) as error:
-            raise LabError(str(error)) from None
 
     def host_states(self) -> Mapping[str, HostState]:
         """See `ComposeLab`. A task's successor is the host from here on, on whatever machine."""
@@ -384,8 +370,7 @@ class SwarmLab(WithinLab):
         names = machine.hosts
         if not any(node.takes_tasks for node in self._manager.nodes() if node.id == machine.node):
             raise LabError(f"machine {machine.name} takes no tasks as it is: somebody has drained or paused it")
-        policies = {name: (self.services[self._hosts[name].service_name]) for name in names}
-        if staying := [name for name, body in policies.items() if not restarts(body)]:
+        if staying := [name for name in names if not restarts(self.services[self._hosts[name].service_name])]:
             raise InvalidComposeError(
                 f"{several(staying)} on machine {machine.name}: a Swarm ends a task there, and starts it elsewhere "
                 f"only if it may be started again: write `restart: always`"

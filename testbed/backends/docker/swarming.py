@@ -8,6 +8,8 @@ from typing import Any
 
 import docker
 
+SWARM_LABEL = "com.docker.swarm.service.name"
+"""On the container of a task."""
 _KINDS = {"service": "services", "secret": "secrets", "config": "configs"}
 """What only a manager has, and the client's collection of each."""
 
@@ -27,10 +29,6 @@ class SwarmNode:
 class Task:
     """One task of a service."""
 
-    id: str
-    service: str
-    """The id of its service."""
-    slot: int
     state: str
     words: str
     """Its state and why, as the Swarm tells it."""
@@ -74,9 +72,6 @@ class Manager:
         """The tasks of a stack that are meant to run, or were."""
         return [
             Task(
-                id=str(row["ID"]),
-                service=str(row["ServiceID"]),
-                slot=int(row.get("Slot", 0)),
                 state=str(row["Status"]["State"]),
                 words=": ".join(filter(None, (row["Status"]["State"], row["Status"].get("Err")))),
             )

@@ -7,6 +7,7 @@ import pytest
 from testbed.backends.docker.swarm import SwarmLab
 from testbed.errors import InvalidComposeError
 from testbed.lab.waiting import await_condition
+from tests.lab.conftest import Datagrams, prepare
 
 SERVERS = [f"server[{number}]" for number in (1, 2, 3)]
 CONNECT = """
@@ -18,23 +19,6 @@ for _ in range(8):
         times.append(time.monotonic() - began)
 print(min(times))
 """
-RECEIVE = """
-import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 9000)); s.settimeout(60)
-print("ready", flush=True)
-numbers = []
-while (data := s.recv(100)) != b"end":
-    numbers.append(int(data))
-print(numbers)
-"""
-SEND = """
-import socket, sys, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for number in range(200):
-    s.sendto(b"%d" % number, (sys.argv[1], 9000)); time.sleep(0.001)
-for _ in range(40):
-    s.sendto(b"end", (sys.argv[1], 9000)); time.sleep(0.02)
-"""
 
 
 def shortest_s(lab: SwarmLab, server: str, timeout_s: float = 60.0) -> float | None:
@@ -42,13 +26,6 @@ def shortest_s(lab: SwarmLab, server: str, timeout_s: float = 60.0) -> float | N
     address = lab.host(server).addresses("lan")[0]
     done = lab.host("client").run(["python3", "-c", CONNECT, address, str(timeout_s)], timeout="120s")
     return float(done.stdout) if done.ok else None
-
-
-def arrived(lab: SwarmLab, server: str) -> list[int]:
-    """The numbers of the datagrams that reached a server."""
-    receiver = lab.host(server).start(["python3", "-c", RECEIVE], ready="ready")
-    lab.host("client").run(["python3", "-c", SEND, lab.host(server).addresses("lan")[0]], timeout="60s")
-    return [int(number) for number in receiver.wait().stdout.splitlines()[1].strip("[]").split(",")]
 
 
 def test_each_link_is_impaired_within_machines_and_between_them(lab: SwarmLab) -> None:
@@ -63,11 +40,13 @@ def test_each_link_is_impaired_within_machines_and_between_them(lab: SwarmLab) -
 
 def test_a_seeded_loss_repeats(lab: SwarmLab) -> None:
     for server in SERVERS:
+        datagrams = Datagrams(lab.host("client"), lab.host(server))
+        prepare(datagrams.src, datagrams.dst)
         lab.impair(f"client -> {server}", loss="20%", seed=7)
-        first = arrived(lab, server)
+        first = datagrams.arrived(200)
         assert 100 < len(first) < 195, "some were lost"
         lab.impair(f"client -> {server}", loss="20%", seed=7)
-        assert arrived(lab, server) == first
+        assert datagrams.arrived(200) == first
 
 
 def test_a_machine_is_parted_from_the_others(lab: SwarmLab) -> None:
