@@ -9,6 +9,7 @@ import pytest
 
 from testbed import Lab
 from testbed.evidence.verdict import Verdict
+from testbed.lab.waiting import await_condition
 from testbed.paper import CLAIMS, examine
 from testbed.paper.context import PAPER_PORT, ExperimentContext
 from testbed.paper.outcomes import ClaimOutcome
@@ -78,8 +79,12 @@ signal.pause()
 def test_a_connection_that_only_waits_for_a_lost_fin_holds_no_claim_up(lab: Lab, tmp_path: Path) -> None:
     client = lab.host("client")
     client.start(["python3", "-c", _HALF_CLOSED], ready="ready")
-    # An earlier test may indeed have left another one.
-    assert "FIN-WAIT-2" in [end["state"] for end in client.connections() if end["remote_port"] == PAPER_PORT]
+
+    def states() -> list[str]:
+        return [end["state"] for end in client.connections() if end["remote_port"] == PAPER_PORT]
+
+    # The FIN's acknowledgement may be under way. An earlier test may indeed have left another one.
+    await_condition(states, lambda seen: "FIN-WAIT-2" in seen, deadline_s=20)
     context = ExperimentContext(lab=lab, folder=tmp_path)
     context.paper_client("not held up")
     context.await_closed(PAPER_PORT, deadline_s=20)
