@@ -36,15 +36,17 @@ def doubles(waits_s: Sequence[float], first_s: float) -> bool:
 
     A timer is never early, but the kernel reports its time-out rounded. It is late by up to an eighth
     (kernel/time/timer.c: LVL_CLK_DIV), and on a busy machine by a time that does not grow with the wait. A busy machine
-    also stamps packets late: a wait that begins with such a packet looks shorter.
+    also stamps packets late: a wait that begins with such a packet looks shorter, as the one before looked longer.
     """
     if first_s <= 0:
         raise ValueError(f"first_s={first_s}: a time-out is above 0")
-    due = [first_s * 2**number for number in range(len(waits_s))]
-    return len(waits_s) >= 3 and all(
-        _EARLIEST * due_s - _STAMPED_LATE_S <= wait_s <= _LATEST * due_s + _BUSY_S
-        for due_s, wait_s in zip(due, waits_s, strict=True)
-    )
+    late_s = _FIRST_LATE_S  # at most, of the packet that a wait begins with
+    for number, wait_s in enumerate(waits_s):
+        due_s = first_s * 2**number
+        late_s = min(late_s + wait_s - _EARLIEST * due_s, _BUSY_S)
+        if late_s < 0 or wait_s > _LATEST * due_s + _BUSY_S:
+            return False
+    return len(waits_s) >= 3
 
 
-_EARLIEST, _LATEST, _BUSY_S, _STAMPED_LATE_S = 0.95, 1.25, 0.1, 0.03
+_EARLIEST, _LATEST, _BUSY_S, _FIRST_LATE_S = 0.95, 1.25, 0.1, 0.03

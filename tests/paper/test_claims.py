@@ -58,7 +58,7 @@ def test_a_claim_is_found_as_it_is_and_by_its_mechanism(lab: Lab, names: tuple[s
     earlier: dict[str, ClaimOutcome] = {}
     for name in names:
         outcome = earlier[name] = examine(CLAIMS[name], lab, tmp_path, quick=True, earlier=earlier)
-        assert outcome.finding is EXPECTED[name], outcome.sentence
+        assert outcome.finding is EXPECTED[name], (outcome.sentence, *outcome.rows)
         wanted = EXACTLY.get(name, {})
         assert {number: outcome.mechanism[number] for number in wanted} == wanted, outcome
         assert BESIDES.get(name, bool)(outcome.mechanism), outcome
