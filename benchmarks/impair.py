@@ -15,9 +15,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +24,7 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
+from benchmarks.rivals import call, called, last_line, programs
 from testbed import units
 from testbed.backends.docker import images
 from testbed.backends.docker.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL
@@ -54,8 +52,6 @@ _AMONG_ROUNDS, _QUICK_AMONG_ROUNDS = 100, 40
 _OURS_A_TURN = 3
 _DEVICE = "eth0"
 _RIVAL_ROLE = "rival"
-_BENCH_VENV = common.ROOT / ".venv-bench"
-_BENCH_LOCK = common.ROOT / "scripts" / "requirements" / "bench.lock"
 
 
 @dataclass(frozen=True)
@@ -251,7 +247,7 @@ def _exec_among_many(lab: ComposeLab, stack: ExitStack) -> list[Contestant]:
         return []
     beside = stack.enter_context(_tools_beside(docker, lab, images.ensure_netem(lab.engine, lambda _text: None)))
     clear = [docker, "exec", beside, "tc", "qdisc", "delete", "dev", _DEVICE, "root"]
-    _call(clear)  # what the other rivals left; nothing is as good
+    call(clear)  # what the other rivals left; nothing is as good
     shaper, why_not = _shaper(docker, beside)
     places = [("parent", f"1:{0x10 + number:x}", "handle", f"{0x10 + number:x}:") for number in range(RULES)]
     lines = [f"qdisc replace dev {_DEVICE} root handle 1: htb default 0"]
@@ -262,15 +258,15 @@ def _exec_among_many(lab: ComposeLab, stack: ExitStack) -> list[Contestant]:
             f"qdisc replace dev {_DEVICE} {words} {shaper.line(0)}",
         ]
     text = "\n".join(lines)
-    _called(clear)
-    _called([docker, "exec", beside, "sh", "-c", f"tc -batch - <<'E'\n{text}\nE"])
+    called(clear)
+    called([docker, "exec", beside, "sh", "-c", f"tc -batch - <<'E'\n{text}\nE"])
 
     def change(number: int) -> None:
         place = places[0]
         replace = ["tc", "qdisc", "replace", "dev", _DEVICE, *place, *shaper.line(number).split()]
-        _called([docker, "exec", beside, *replace])
+        called([docker, "exec", beside, *replace])
         show = ["tc", "-j", "qdisc", "show", "dev", _DEVICE, "parent", place[1]]
-        document = json.loads(_called([docker, "exec", beside, *show]))
+        document = json.loads(called([docker, "exec", beside, *show]))
         if len(document) != 1 or not shaper.holds(number, document[0]):
             raise BenchmarkError(f"asked for {shaper.line(number)}, found {document}")
 
@@ -337,12 +333,12 @@ def _docker_rivals(report: Report, lab: ComposeLab, stack: ExitStack) -> list[Co
     words = "" if shaper.kind == "netem" else f"{shaper.kind}, as netem was refused: {why_not}"
 
     def exec_change(number: int) -> None:
-        _called([docker, "exec", beside, "tc", *_replace(shaper, number)])
-        _verify(shaper, number, _called([docker, "exec", beside, "tc", "-j", "qdisc", "show", "dev", _DEVICE]))
+        called([docker, "exec", beside, "tc", *_replace(shaper, number)])
+        _verify(shaper, number, called([docker, "exec", beside, "tc", "-j", "qdisc", "show", "dev", _DEVICE]))
 
     def run_change(number: int) -> None:
         both = f"tc {' '.join(_replace(shaper, number))} && tc -j qdisc show dev {_DEVICE}"
-        shown = _called([*_run_words(docker, lab), "--rm", "--entrypoint", "sh", image, "-c", both])
+        shown = called([*_run_words(docker, lab), "--rm", "--entrypoint", "sh", image, "-c", both])
         _verify(shaper, number, shown)
 
     return [Contestant("docker exec", words, exec_change), Contestant("docker run --rm", words, run_change)]
@@ -352,11 +348,11 @@ def _docker_rivals(report: Report, lab: ComposeLab, stack: ExitStack) -> list[Co
 def _tools_beside(docker: str, lab: ComposeLab, image: str) -> Iterator[str]:
     """A container with tc in the client's network, for as long as the block; its id."""
     words = [*_run_words(docker, lab), "--detach", "--rm", "--init", "--entrypoint", "sleep", image, "infinity"]
-    container = _called(words).strip()
+    container = called(words).strip()
     try:
         yield container
     finally:
-        _called([docker, "rm", "--force", container])
+        called([docker, "rm", "--force", container])
 
 
 def _run_words(docker: str, lab: ComposeLab) -> list[str]:
@@ -372,7 +368,7 @@ def _shaper(docker: str, beside: str) -> tuple[_Shaper, str]:
     refused: list[str] = []
     for shaper in _SHAPERS:
         try:
-            _called([docker, "exec", beside, "tc", *_replace(shaper, 0)])
+            called([docker, "exec", beside, "tc", *_replace(shaper, 0)])
         except BenchmarkError as error:
             refused.append(_refusal(str(error).splitlines()[-1]))
             continue
@@ -396,23 +392,23 @@ def _tcconfig(report: Report, lab: ComposeLab, stack: ExitStack) -> list[Contest
         raise EnvironmentUnfitError(f"tcconfig: not measured. It needs {' and '.join(missing)} on this machine")
     if os.geteuid() != 0:
         raise EnvironmentUnfitError("tcconfig: not measured. It must be run as root")
-    tools = _bench_venv(report) / "bin"
+    tools = programs(report)
     stack.enter_context(_namespace_folder())
     client = str(lab.hosts["client"].container.name)
 
     def set_words(number: int) -> list[str]:
         return [str(tools / "tcset"), client, "--docker", "--overwrite", *_tcset_words(CHANGES[number % len(CHANGES)])]
 
-    tried = _call(set_words(0))
+    tried = call(set_words(0))
     # It exits with 0 even if tc refused: what it prints tells.
     refusals = [line.strip() for line in tried.stderr.splitlines() if "stderr=" in line or "Error" in line]
     refusal = _refusal(refusals[0].removeprefix("stderr=")) if refusals else ""
     if tried.returncode and not refusal:
-        raise EnvironmentUnfitError(f"tcconfig: not measured. {_last_line(tried)}")
+        raise EnvironmentUnfitError(f"tcconfig: not measured. {last_line(tried)}")
 
     def change(number: int) -> None:
-        _call(set_words(number)) if refusal else _called(set_words(number))
-        shown = json.loads(_called([str(tools / "tcshow"), client, "--docker"]))
+        call(set_words(number)) if refusal else called(set_words(number))
+        shown = json.loads(called([str(tools / "tcshow"), client, "--docker"]))
         if not refusal and not any("delay" in rule for rule in _tcshow_rules(shown)):
             raise BenchmarkError(f"tcset was asked for a delay, tcshow shows {shown}")
 
@@ -449,54 +445,9 @@ def _namespace_folder() -> Iterator[None]:
             folder.rmdir()
 
 
-def _bench_venv(report: Report) -> Path:
-    """An environment of tcconfig's own, installed from the lock on first use and after each change of it."""
-    want = f"{zlib.crc32(_BENCH_LOCK.read_bytes()):08x} {sys.version}"
-    stamp = _BENCH_VENV / "locked"
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != want:
-        report.say(f"installing tcconfig into {_BENCH_VENV.name} (once, about 15 s)")
-        install = [
-            str(_BENCH_VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-            # The lock is complete; pip before 23.3 would look for what its packages require with extras.
-            "--no-deps", "--require-hashes", "--requirement", str(_BENCH_LOCK),
-        ]  # fmt: skip
-        try:
-            _called([sys.executable, "-m", "venv", "--clear", str(_BENCH_VENV)], timeout_s=120)
-            _called(install, timeout_s=300)
-        except BenchmarkError as error:
-            raise EnvironmentUnfitError(f"tcconfig: not measured. It could not be installed: {error}") from None
-        stamp.write_text(want, encoding="utf-8")
-    return _BENCH_VENV
-
-
-# --- programs --------------------------------------------------------------------------------------
-
-
-def _call(argv: Sequence[str], timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            argv, capture_output=True, text=True, check=False, timeout=timeout_s, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"`{' '.join(argv)}`: no end after {timeout_s:g} s") from None
-
-
-def _called(argv: Sequence[str], timeout_s: float = 30.0) -> str:
-    """Run a program and return its stdout. Raises BenchmarkError if it fails."""
-    done = _call(argv, timeout_s)
-    if done.returncode:
-        raise BenchmarkError(f"`{' '.join(argv)}` failed with status {done.returncode}:\n{_last_line(done)}")
-    return done.stdout
-
-
 def _refusal(line: str) -> str:
     """The kernel's reason, as a part of a sentence."""
     return line.removeprefix("Error: ").rstrip(".")
-
-
-def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return lines[-1] if lines else "it said nothing"
 
 
 if __name__ == "__main__":

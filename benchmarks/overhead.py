@@ -4,25 +4,35 @@ One pytest session on the paper's stack runs tests of three kinds in turns: one 
 ``docker exec`` over the clean stack; one with `impair` that runs it by testbed, without captures; and one with the
 packets captured, as they are by default. Of each the whole test counts: set-up, body, tear-down. What is judged is the
 median difference within turns, so that what else the machine does meets all three.
+
+Beside it, pytest-docker and testcontainers start the same containers and run the same program in a test of each, in
+sessions of their own. They impair nothing: theirs is the time of a test without a link.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks import common
-from benchmarks.common import ROOT, STACK, BenchmarkError, Check, Report
+from benchmarks.common import ROOT, STACK, Check, Report
+from benchmarks.rivals import called, programs
+from testbed.compose import command
+from testbed.errors import EnvironmentUnfitError
 
 MOST_S, MOST_CAPTURED_S = 0.100, 0.050
 _ROUNDS, _QUICK_ROUNDS = 60, 20
+_RIVAL_ROUNDS = 10
 _DEADLINE_S = 600.0
 _TIMES = "TESTBED_BENCHMARK_TIMES"
+_IMAGES = "images.json"
+_PROGRAM = ["python3", "-c", "import socket; socket.create_connection(('server', 8888), 10).close()"]
 
 _CONFTEST = """
 import json, os, time
@@ -33,7 +43,7 @@ CAPTURES = {"never": "never", "captured": "on-failure"}
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
-    kind = item.callspec.params["kind"]
+    kind = item.callspec.params.get("kind", "rival")
     item.config.option.testbed_capture = CAPTURES.get(kind, "never")
     began = time.perf_counter()
     result = yield
@@ -45,13 +55,14 @@ def pytest_sessionfinish():
         json.dump(TIMES, file)
 """
 _SUITE = """
+import json
 import subprocess
 import pytest
 
-PROGRAM = ["python3", "-c", "import socket; socket.create_connection(('server', 8888), 10).close()"]
-
 @pytest.fixture(scope="session")
 def container(stack):
+    with open("images.json", "w") as file:
+        json.dump({name: stack.host(name).container.image.id for name in ("client", "server")}, file)
     return stack.host("client").container.id
 
 def pytest_generate_tests(metafunc):
@@ -68,19 +79,54 @@ def test_turn(container, number, kind, request):
         assert request.getfixturevalue("lab").host("client").run(PROGRAM).ok
 """
 
+_RIVALS = {
+    "pytest-docker": """
+import shlex
+import pytest
+
+@pytest.fixture(scope="session")
+def docker_compose_file():
+    return "compose.yaml"
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name():
+    return PROJECT
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_turn(docker_services, number):
+    docker_services._docker_compose.execute("exec -T client " + shlex.join(PROGRAM))
+""",
+    "testcontainers": """
+import pytest
+from testcontainers.compose import DockerCompose
+
+@pytest.fixture(scope="session")
+def compose():
+    with DockerCompose(".", "compose.yaml", wait=True) as started:
+        yield started
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_turn(compose, number):
+    assert compose.exec_in_container(PROGRAM, "client")[2] == 0
+""",
+}
+
 
 def measure(report: Report) -> None:
     """One session; the first turn fills caches, carries the kernel, and does not count."""
     rounds = _QUICK_ROUNDS if report.quick else _ROUNDS
     report.say(f"one stack, {rounds} turns of three tests")
     with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as name:
-        times = _session(Path(name), rounds + 1)
+        folder = Path(name)
+        times = _session(folder, rounds + 1)
+        rivals = _rivals(report, folder, json.loads((folder / _IMAGES).read_text(encoding="utf-8")))
     plain, never, captured = (times[kind][1:] for kind in ("plain", "never", "captured"))
     beyond = [ours - theirs for theirs, ours in zip(plain, never, strict=True)]
     of_captures = [more - less for less, more in zip(never, captured, strict=True)]
     in_all = {
         "pytest and docker exec": f"{1000 * median(plain):.0f} ms in all",
         "testbed": f"{1000 * median(never):.0f} ms in all, {1000 * median(captured):.0f} ms with captures",
+        **rivals,
     }
     report.check(
         Check(
@@ -103,18 +149,73 @@ def measure(report: Report) -> None:
 
 def _session(folder: Path, rounds: int) -> dict[str, list[float]]:
     """The time of each test by kind, in order; seconds."""
-    (folder / "conftest.py").write_text(_CONFTEST, encoding="utf-8")
-    (folder / "test_overhead.py").write_text(f"ROUNDS = {rounds}\n{_SUITE}", encoding="utf-8")
-    times = folder / "times.json"
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--lab", "compose"]
     argv += ["--compose-file", str(STACK), "--testbed-lateness", "warn", "--rootdir", str(folder), str(folder)]
+    return _times(argv, folder, _SUITE, rounds, {"PYTHONPATH": str(ROOT)})
+
+
+def _rivals(report: Report, folder: Path, images: dict[str, str]) -> dict[str, str]:
+    """What each rival's test costs, in words; its stack has our images, since it may not be able to build them here."""
+    try:
+        python = str(programs(report) / "python")
+    except EnvironmentUnfitError as error:
+        report.note(str(error))
+        return {}
+    variables = _docker_compose(folder)
+    found = {}
+    for name, suite in _RIVALS.items():
+        report.say(f"{name}: {_RIVAL_ROUNDS} tests on a stack of its own")
+        own = folder / name
+        own.mkdir()
+        (own / "compose.yaml").write_text(json.dumps(_compose(images)), encoding="utf-8")
+        project = f"testbed-overhead-{name}-{os.getpid()}"
+        argv = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:testbed", "--rootdir=.", "."]
+        began = time.perf_counter()
+        try:
+            text = f"PROJECT = {project!r}\n{suite}"
+            ours = variables | {"COMPOSE_PROJECT_NAME": project}
+            times = _times(argv, own, text, _RIVAL_ROUNDS + 1, ours)["rival"]
+        finally:  # whatever it left of its own stack
+            called([*command.find(), "-p", project, "down", "--volumes", "--timeout=0"], cwd=own, timeout_s=60)
+        whole_s = time.perf_counter() - began
+        found[name] = f"{1000 * median(times[1:]):.0f} ms in all, no impairment; its session took {whole_s:.1f} s"
+    return found
+
+
+def _docker_compose(folder: Path) -> dict[str, str]:
+    """The environment in which ``docker compose`` is the Compose that testbed uses."""
+    (program, *plugin) = command.find()
+    if plugin:
+        return {}
+    plugins = folder / "docker" / "cli-plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "docker-compose").symlink_to(program)
+    return {"DOCKER_CONFIG": str(plugins.parent)}
+
+
+def _compose(images: dict[str, str]) -> dict[str, Any]:
+    """The paper's stack, of images that are there."""
+    listening = {"test": ["CMD", "python3", "-IS", "listening.py"], "interval": "1s", "timeout": "5s", "retries": 30}
+    server: dict[str, Any] = {
+        "command": ["python3", "paper_server.py"],
+        "stop_signal": "SIGINT",
+        "healthcheck": listening,
+    }
+    client: dict[str, Any] = {
+        "command": ["sleep", "infinity"],
+        "init": True,
+        "depends_on": {"server": {"condition": "service_healthy"}},
+    }
+    services = {"server": server, "client": client}
+    return {"services": {name: {"image": images[name], **words} for name, words in services.items()}}
+
+
+def _times(argv: list[str], folder: Path, suite: str, rounds: int, variables: dict[str, str]) -> dict[str, list[float]]:
+    (folder / "conftest.py").write_text(_CONFTEST, encoding="utf-8")
+    (folder / "test_overhead.py").write_text(f"ROUNDS, PROGRAM = {rounds}, {_PROGRAM}\n{suite}", encoding="utf-8")
+    times = folder / "times.json"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    environment |= {_TIMES: str(times), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_DEADLINE_S
-    )
-    if done.returncode:
-        raise BenchmarkError(f"`{' '.join(argv)}` failed with status {done.returncode}:\n{done.stdout[-3000:]}")
+    called(argv, cwd=folder, env=environment | {_TIMES: str(times)} | variables, timeout_s=_DEADLINE_S)
     measured: dict[str, list[float]] = json.loads(times.read_text(encoding="utf-8"))
     return measured
 
