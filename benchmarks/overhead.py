@@ -162,7 +162,7 @@ def _rivals(report: Report, folder: Path, images: dict[str, str]) -> dict[str, s
         report.note(str(error))
         return {}
     variables = _docker_compose(folder)
-    found = {}
+    costs = {}
     for name, suite in _RIVALS.items():
         report.say(f"{name}: {_RIVAL_ROUNDS} tests on a stack of its own")
         own = folder / name
@@ -178,8 +178,8 @@ def _rivals(report: Report, folder: Path, images: dict[str, str]) -> dict[str, s
         finally:  # whatever it left of its own stack
             called([*command.find(), "-p", project, "down", "--volumes", "--timeout=0"], cwd=own, timeout_s=60)
         whole_s = time.perf_counter() - began
-        found[name] = f"{1000 * median(times[1:]):.0f} ms in all, no impairment; its session took {whole_s:.1f} s"
-    return found
+        costs[name] = f"{1000 * median(times[1:]):.0f} ms in all, no impairment; its session took {whole_s:.1f} s"
+    return costs
 
 
 def _docker_compose(folder: Path) -> dict[str, str]:

@@ -50,6 +50,7 @@ def decide(kind: str) -> tuple[str, str]:
         raise EnvironmentUnfitError(f"lab {shown(kind)}: must be one of {', '.join(LAB_CHOICES)}")
     if kind != "auto":
         return kind, "as asked"
+    from testbed.backends.docker.agents import enters_network
     from testbed.backends.docker.connecting import NoEngineError
     from testbed.backends.docker.engine import Engine
 
@@ -58,7 +59,7 @@ def decide(kind: str) -> tuple[str, str]:
     except EnvironmentUnfitError as error:
         reason = error.reason if isinstance(error, NoEngineError) else str(error)
         return ("compose" if os.environ.get("DOCKER_HOST") else "local"), reason
-    return ("within" if engine.is_podman and engine.rootless else "compose"), engine.describe()
+    return ("compose" if enters_network(engine) else "within"), engine.describe()
 
 
 def make_lab(

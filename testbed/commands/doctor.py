@@ -9,6 +9,7 @@ from typing import Literal
 
 from testbed import units
 from testbed.backends.docker import images
+from testbed.backends.docker.agents import enters_network
 from testbed.backends.docker.capabilities import NetemAbilities, probe_netem
 from testbed.backends.docker.engine import Engine, refusals_raised
 from testbed.backends.docker.runs import runs
@@ -40,6 +41,10 @@ def examine(say: Callable[[str], None]) -> list[Finding]:
         remedy = "apt-get install docker.io (Debian, Ubuntu), or Docker Desktop; then start it"
         return [*findings, _problem("Docker engine", error, without_engine, costs=local_only, remedy=remedy)]
     findings += [Finding(name="Docker engine", state="ok", found=engine.describe()), _base(engine)]
+    if not enters_network(engine):
+        costs = "each impaired host has a kernel of its own, and cuts cannot reject (--lab within)"
+        problem, remedy = "no container can enter it", "an engine that is root's"
+        findings.append(_problem("engine's network", problem, "limited", costs=costs, remedy=remedy))
     try:
         tag = images.ensure_netem(engine, say)
     except TestbedError as error:
@@ -60,7 +65,8 @@ def fit(findings: Sequence[Finding]) -> bool:
 
 
 def _problem(name: str, problem: object, state: State, *, costs: str, remedy: str) -> Finding:
-    return Finding(name=name, state=state, found=str(problem), costs=costs, remedy=remedy)
+    line, *_log = str(problem).split("\n")
+    return Finding(name=name, state=state, found=line, costs=costs, remedy=remedy)
 
 
 def _tried(name: str, works: str, problem: str | None, state: State, *, costs: str, remedy: str) -> Finding:

@@ -45,10 +45,10 @@ def findings(environment: dict[str, str]) -> dict[str, str]:
     }
 
 
-def passes(environment: dict[str, str], *arguments: str) -> None:
+def passes(environment: dict[str, str], *arguments: str, lab: str = "compose") -> None:
     """Run tests of tests/lab there, all of which must pass."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--lab", "compose", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "--lab", lab, "-p", "no:cacheprovider", *arguments],
         cwd=HERE.parents[1],
         env=environment,
         capture_output=True,

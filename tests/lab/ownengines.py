@@ -39,6 +39,36 @@ CONTAINERS_CONF="$0/containers.conf" podman --root "$0/data" --runroot "$0/run" 
     system service -t 0 "unix://$0/socket" &
 wait
 """
+# An ordinary user of this machine alone, with subordinate ids and the way to make taps.
+_AS_A_USER = """
+mkdir -p "$0/home" /run/user/21234
+chown 21234:21234 "$0" "$0/home" /run/user/21234
+{ cat /etc/passwd; echo "somebody:x:21234:21234::$0/home:/bin/sh"; } > "$0/passwd"
+{ cat /etc/group; echo "somebody:x:21234:"; } > "$0/group"
+echo somebody:2000000:65536 | tee "$0/subuid" > "$0/subgid"
+for file in passwd group subuid subgid; do mount --bind "$0/$file" "/etc/$file"; done
+mknod -m 666 "$0/tun" c 10 200
+mount --bind "$0/tun" /dev/net/tun
+export HOME="$0/home" USER=somebody XDG_RUNTIME_DIR=/run/user/21234 PATH="$PATH:/usr/share/docker.io/contrib"
+cd "$HOME"
+set -- setpriv --reuid 21234 --regid 21234 --clear-groups
+"""
+ROOTLESS_DOCKER = (
+    _AS_A_USER
+    + """
+"$@" dockerd-rootless.sh --data-root "$HOME/data" --exec-root "$XDG_RUNTIME_DIR/docker" -H "unix://$0/socket" &
+wait
+"""
+)
+ROOTLESS_PODMAN = (
+    _AS_A_USER
+    + """
+printf '[containers]\\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\\n' > "$0/containers.conf"
+export CONTAINERS_CONF="$0/containers.conf"
+"$@" podman --cgroup-manager cgroupfs --events-backend file system service -t 0 "unix://$0/socket" &
+wait
+"""
+)
 _ANSWERS_WITHIN_S = 120
 
 

@@ -116,12 +116,12 @@ def test_a_killed_run_leaves_nothing_after_the_next_runs_start(folder: Path, thr
     assert left(three, run_id), "nothing was started"
     with session(folder, three, "test_swarm.py", "--testbed-results", "results.jsonl") as running:
         output = running.communicate(timeout=_WITHIN_S)[0]
-    assert "4 passed, 1 invalid" in output, output[-6000:]
+    assert "5 passed, 1 invalid" in output, output[-6000:]
     assert "host `server[1]` was made anew during the test, and not by it" in output
     assert left(three) == [], "neither of the killed run nor of the next"
     assert three[0].docker(*availability).split() == ["Active"] * 3
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    assert [line["test"]["outcome"] for line in lines if "test" in line].count("passed") == 4
+    assert [line["test"]["outcome"] for line in lines if "test" in line].count("passed") == 5
 
 
 def test_an_engine_that_is_not_named_is_told_before_anything_starts(folder: Path, three: list[OwnEngine]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import docker
 import docker.errors
@@ -244,6 +244,43 @@ def test_where_no_container_can_enter_the_engines_network_links_are_impaired_wit
     chosen, why = decide("auto")
     assert chosen == kind
     assert why.startswith("Podman 1" if podman else "Docker Engine 1")
+
+
+@pytest.mark.parametrize(
+    ("info", "rootless"),
+    [
+        ({"SecurityOptions": ["name=seccomp,profile=default"]}, False),
+        ({"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]}, True),  # Docker's
+        ({"SecurityOptions": ["name=seccomp,profile=default"], "Rootless": True}, True),  # Podman 4.3's
+        ({"SecurityOptions": None, "Rootless": False}, False),
+    ],
+)
+def test_whether_an_engine_is_rootless_is_read_as_docker_tells_it_and_as_podman_does(
+    monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], rootless: bool
+) -> None:
+    client = SimpleNamespace(info=lambda: info, version=lambda: {"Version": "1"}, api=SimpleNamespace())
+    monkeypatch.setattr("testbed.backends.docker.engine.connected", lambda *_arguments, **_more: client)
+    engine = Engine({})
+    assert engine.rootless is rootless
+    assert engine.describe().endswith(", rootless") is rootless
+
+
+def test_a_container_whose_end_was_not_awaited_is_gone_if_the_engine_knows_it_no_more() -> None:
+    class Vanishing:
+        id = "gone"
+
+        def wait(self, **_arguments: object) -> None:
+            raise docker.errors.APIError("500 Server Error", explanation="does not exist in database")
+
+    class Knowing(Engine):
+        def __init__(self, known: dict[str, Any]) -> None:
+            self._known = known
+
+        def state(self, container: Any) -> dict[str, Any]:
+            return self._known
+
+    assert Knowing({}).await_removed(cast(Any, Vanishing()), 1)
+    assert not Knowing({"Status": "running"}).await_removed(cast(Any, Vanishing()), 1)
 
 
 def test_an_engine_behind_ssh_names_the_extra_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

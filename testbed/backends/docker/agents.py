@@ -86,6 +86,11 @@ ROLES: Mapping[str, Role] = MappingProxyType(
 )
 
 
+def enters_network(engine: Engine) -> bool:
+    """Whether a container can share the network of the engine's bridges, which a rootless Podman keeps to itself."""
+    return not (engine.is_podman and engine.rootless)
+
+
 def start_ports_agent(
     engine: Engine, image: str, *, tag: str, outlives_us: bool = False, **others: Any
 ) -> tuple[Container, Demultiplexed]:

@@ -6,7 +6,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from testbed.backends.docker.agents import start_ports_agent
+from testbed.backends.docker.agents import ROLES, enters_network, start_ports_agent
 from testbed.backends.docker.engine import Engine
 from testbed.errors import AgentError
 from testbed.judge.noise import Noise
@@ -40,7 +40,9 @@ class NetemAbilities:
 
 def probe_netem(engine: Engine, image: str) -> NetemAbilities:
     """Start an agent, ask what it can do, boot its kernel, and end it. Raises AgentError."""
-    container, stream = start_ports_agent(engine, image, tag=secrets.token_hex(3))
+    # Where receivers are impaired from within, in a network as theirs.
+    network = ROLES["ports"].network if enters_network(engine) else "none"
+    container, stream = start_ports_agent(engine, image, tag=secrets.token_hex(3), network_mode=network)
     channel = Channel(stream, name="agent")
     try:
         able = channel.call("capabilities")

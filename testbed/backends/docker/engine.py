@@ -126,7 +126,8 @@ class Engine:
             self.version: str = version["Version"]
             self.is_podman = any("Podman" in part["Name"] for part in version.get("Components") or ())
             info = self._client.info()
-            self._security = [str(option) for option in info.get("SecurityOptions") or ()]
+            rootless = ["name=rootless"] * bool(info.get("Rootless"))  # as Podman tells it
+            self._security = [*map(str, info.get("SecurityOptions") or ()), *rootless]
             self.membership = Membership.of(info)
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
@@ -151,7 +152,7 @@ class Engine:
     # --- images ----------------------------------------------------------------------------------
 
     def image_labels(self, tag: str) -> dict[str, str] | None:
-        """The labels of an image, or None if there is no such image."""
+        """The labels of an image, or None if there is none."""
         return None if (image := self.image(tag)) is None else dict((image.get("Config") or {}).get("Labels") or {})
 
     def image(self, reference: str) -> Mapping[str, Any] | None:
@@ -346,8 +347,8 @@ class Engine:
         """Wait until a container that removes itself is gone."""
         try:
             container.wait(timeout=deadline_s, condition="removed")
-        except docker.errors.NotFound:
-            return True
+        except docker.errors.APIError:  # Podman has an error of its own for one that goes meanwhile
+            return not self.state(container)
         except _UNREACHABLE:
             return False
         return True
