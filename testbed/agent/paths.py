@@ -53,8 +53,8 @@ def amiss(ports: Mapping[str, AttachedPort | None], kernels: KernelPool, tc: Bat
     return {name: {"amiss": texts, "gone": name not in names} for name, texts in problems.items()}
 
 
-def untaken(taps: Iterable[str], tc: Batch) -> dict[str, int]:
-    """The taps from which a kernel that runs takes no frames though there are some, and how many wait.
+def waiting(taps: Iterable[str], tc: Batch) -> dict[str, int]:
+    """The taps with frames that their kernel has not taken yet, and how many.
 
     A tap's qdisc counts the frames that it gave to the tap, and the tap those that were read from it, or did not fit.
     """
@@ -63,8 +63,14 @@ def untaken(taps: Iterable[str], tc: Batch) -> dict[str, int]:
         lines[line]: sum(row.get("packets", 0) for row in rows if row.get("root"))
         for line, rows in _shown(tc, lines).items()
     }
-    before = {tap: _taken(tap) for tap in handed}
-    standing = {tap: handed[tap] - taken for tap, taken in before.items() if taken is not None and taken < handed[tap]}
+    taken = {tap: _taken(tap) for tap in handed}
+    return {tap: handed[tap] - count for tap, count in taken.items() if count is not None and count < handed[tap]}
+
+
+def untaken(taps: Iterable[str], tc: Batch) -> dict[str, int]:
+    """The taps from which a kernel that runs takes no frames though there are some, and how many wait."""
+    before = {tap: _taken(tap) for tap in taps}
+    standing = waiting(before, tc)
     deadline = time.monotonic() + TAKES_WITHIN_S
     while standing and time.monotonic() < deadline:
         time.sleep(_LOOK_AGAIN_S)

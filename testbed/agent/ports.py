@@ -70,6 +70,7 @@ class AttachedPorts:
             "sides": self.sides,
             "carried": self.carried,
             "dropped": self.dropped,
+            "untaken": self.untaken,
             "paths": self.paths,
             "heard": self.heard,
             "repair": self.repair,
@@ -310,16 +311,19 @@ class AttachedPorts:
         return attached.sides()
 
     def carried(self, *, ports: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
-        """Packets and bytes into and out of the carried kernel of each of these ports that has one, each way.
-
-        ``refused_packets`` met a full queue and did not go in.
-        """
+        """Packets and bytes into and out of each carried port's kernel, by way; ``refused_packets``: it was full."""
         passed = {}
         for name in ports:
             if isinstance(attached := self._ports.get(name), CarriedPort):
                 with suppress(OSError):  # its taps went with its kernel
                     passed[name] = attached.passed()
         return passed
+
+    def untaken(self, *, port: str) -> int:
+        """Frames on their way through a port that its carried kernel has not taken yet; 0 without one."""
+        attached = self._ports.get(port)
+        taps = filter(None, attached.sides().values()) if isinstance(attached, CarriedPort) else ()
+        return sum(paths.waiting(taps, self._tc.batch()).values())
 
     def dropped(self, *, ports: Sequence[str]) -> dict[str, dict[str, int]]:
         """What came to each of these ports that has no carried kernel, and was dropped; see `HostPort.counted`."""
@@ -333,8 +337,7 @@ class AttachedPorts:
     def paths(self, *, ports: Sequence[str]) -> dict[str, dict[str, Any]]:
         """What is ``amiss`` with the path of each port's packets: nothing if all is as it was attached.
 
-        ``gone``: whether the port is, because its host was started again or its carried kernel died. Asks the carried
-        kernels about their part, unless they are stopped.
+        ``gone``: whether its host began anew, or its carried kernel died. Kernels that are stopped are not asked.
         """
         self._bury()
         attached = {name: self._ports.get(name) for name in ports}

@@ -20,7 +20,7 @@ from testbed.lab.backend import Backend, Spot
 from testbed.lab.channel import Channel
 from testbed.lab.host import Host
 from testbed.lab.impairer import Impairer
-from testbed.lab.ports import Ports
+from testbed.lab.ports import Port, Ports
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.netem import readback
 from testbed.observe import pcapng
@@ -129,6 +129,8 @@ def spots_within(
     return [Spot(place=place, interface={"ifindex": interface["ifindex"]}, addresses=sources)]
 
 
+_TAKEN_WITHIN_S = 0.5
+"""How long packets may wait for the port's kernel until a capture ends without them."""
 _SHARED_QUEUE_S = 2.0
 """How long packets may wait in a bottleneck's queue until a capture ends without them."""
 
@@ -213,22 +215,31 @@ class PortCapture:
     def end(self, *, at_once: bool = False) -> None:
         """End the capture; its packets stay at the agent until they are fetched.
 
-        Packets that still wait in the port's netem would be missing behind it. So this waits until the netem can be
-        empty, unless ``at_once``.
+        Packets that still wait before the port's netem, or in it, would be missing behind it. So this waits until none
+        need do so; ``at_once``: until the port's kernel has taken them, which is not asked.
         """
         if self._channel is not None and self._ended is None:
+            port = self._ports.at(self.port.host, self.port.network)
+            if port is not None:
+                self._await_taken(port)
             if not at_once:
-                self._await_passed()
+                self._await_passed(port)
             self._ended = self._channel.call("end", name=self._id)
 
-    def _await_passed(self) -> None:
+    def _await_taken(self, port: Port) -> None:
+        # Suppressed: hosts may go on sending, and an agent that has died is reported by others.
+        with suppress(NotSeenError, AgentError):
+            await_condition(
+                lambda: self._ports.untaken(port), lambda packets: not packets, deadline_s=_TAKEN_WITHIN_S, every_s=0.01
+            )
+
+    def _await_passed(self, port: Port | None) -> None:
         end = self.port if self._link is None else self._link.receivers_port
         ours = {
             ref: impairment
             for ref, impairment in self._impairer.impairments().items()
             if ref.receivers_port == end and self._src in (None, ref.src)
         }
-        port = self._ports.at(self.port.host, self.port.network)
         shared = port is not None and port.last is not None
         if not ours and not shared:
             return

@@ -545,6 +545,10 @@ class Ports:
         netems = {ref: readback.find_netem(shown[-1], port.sources[ref].minor) for ref in port.applied} if shown else {}
         return {ref: readback.counters(netem) for ref, netem in netems.items() if netem is not None}
 
+    def untaken(self, port: Port) -> int:
+        """Packets that a port's carried kernel has not taken yet. That kernel is not asked."""
+        return int(port.channel.call("untaken", port=port.name))
+
     def waiting(self, port: Port) -> int:
         """Packets that wait in the queues of a port's bottlenecks."""
         if port.last is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from testbed import Lab
 from testbed.lab import wanted
+from tests.lab import truth
 from tests.lab.conftest import Datagrams, await_quiet, prepare
 
 BELOW_THE_LAB = True
@@ -167,3 +170,31 @@ def test_the_replay_line_loses_the_same_packets_whatever_earlier_tests_left_behi
         if first != again or common < 60:
             differing.append(f"{line}: {sent} packets, lost {sorted(first)}; {sent_again}, lost {sorted(again)}")
     assert not differing, "\n".join(differing)
+
+
+_BURST = "import socket, sys; s = socket.socket(2, 2); [s.sendto(b'%d' % n, (sys.argv[1], 9)) for n in range(20)]"
+
+
+def test_a_capture_ends_only_once_a_late_kernel_has_taken_what_came(lab: Lab, datagrams: Datagrams) -> None:
+    """Or packets that are under way would be taken for lost, and named in what repeats the losses."""
+    lab.impair("client -> server", loss="1%", seed=1)
+    datagrams.arrived(1)
+    address = lab.host("server").addresses()[0]
+    before = lab.link("client -> server").counters().dropped_packets
+    capture = lab.capture("client -> server")
+    capture.begin()
+    at = truth.place(lab)
+    at.signal(signal.SIGSTOP)
+    going_on = threading.Timer(0.2, at.signal, [signal.SIGCONT])
+    try:
+        assert lab.host("client").run(["python3", "-c", _BURST, address]).ok
+        going_on.start()
+        capture.end(at_once=True)
+    finally:
+        going_on.cancel()
+        going_on.join()
+        at.signal(signal.SIGCONT)
+    passages = [passage for passage in capture.passages() if passage.before.length_bytes < 60]
+    assert len(passages) == 20
+    lost = sum(passage.lost for passage in passages)
+    assert 0 <= lost - (lab.link("client -> server").counters().dropped_packets - before) <= 1, "just taken"

@@ -24,8 +24,9 @@ PING = (
     "while True: s.sendto(*s.recvfrom(9))"
 )
 ASK = (
-    "import socket, time; s = socket.socket(2, 2); s.connect(('b', 9)); began = time.monotonic(); s.send(b'x')\\n"
-    "s.recv(9); print(time.monotonic() - began)"
+    "import socket, time; s = socket.socket(2, 2); s.connect(('b', 9)); times = []\\n"
+    "for _ in range(10): began = time.monotonic(); s.send(b'x'); s.recv(9); times.append(time.monotonic() - began)\\n"
+    "print(min(times))"
 )
 
 def round_trip_s(lab):

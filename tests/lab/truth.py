@@ -171,8 +171,11 @@ class Place:
         return await_condition(pids_of_it, lambda pids: bool(pids), deadline_s=10)[0]
 
     def signal(self, number: int) -> None:
-        """Send the carried kernel a signal."""
+        """Send the carried kernel a signal; one that stops it has done so then."""
         os.kill(self.kernel[0], number)
+        if number == signal.SIGSTOP:
+            stat = Path(f"/proc/{self.kernel[0]}/stat")
+            await_condition(lambda: stat.read_text().rpartition(")")[2].split()[0], "Tt".__contains__, deadline_s=10)
 
 
 def place(lab: Lab, *, network: str = "lan") -> Place:

@@ -56,3 +56,7 @@ def test_a_kernel_that_takes_one_more_goes_on(counters: Path, monkeypatch: pytes
     monkeypatch.setattr(devices, "statistic", taken_late)
     assert paths.untaken(["tba"], Tc({"tba": 9})) == {}
     assert len(looks) > 6, "it was looked at again"
+
+
+def test_frames_that_wait_are_counted_at_once(counters: Path) -> None:
+    assert paths.waiting(["tba", "gone", "tbb"], Tc({"tba": 7, "tbb": 10})) == {"tbb": 3}
