@@ -161,7 +161,8 @@ def test_probes_prove_both_directions_and_counters_what_was_lost(lab: Lab, sessi
     lab.verifier.verify()
     evidence = next(evidence for evidence in lab.ledger.evidence if evidence.link == "localhost -> api")
     lost = lab.link("localhost -> api").dropped_by_number()
-    assert lost == (evidence.met_packets or 0) // 4 > 0
+    assert 0 <= lost - (evidence.met_packets or 0) // 4 <= 1, "one may come while they are read"
+    assert lost > 0
     assert evidence.problems == []
 
 

@@ -163,6 +163,24 @@ def test_tcp_solves_it_only_where_udp_froze_and_tcp_does_not() -> None:
     assert c10.judge([match(burst, played()), match(played(), played(stuck_ms=900))]).finding is Verdict.HOLDS_WITHIN
 
 
+@pytest.mark.parametrize(("dropped", "plays"), [(0, 4), (1, 2)])
+def test_a_link_over_which_one_stood_still_is_played_over_again_and_more_often_if_it_lost_nothing(
+    dropped: int, plays: int
+) -> None:
+    frozen_ms = iter([900, 700, 800, 950])
+    playing = [match(played(dropped=dropped), played(stuck_ms=ms, dropped=dropped)) for ms in frozen_ms]
+    left = iter(playing)
+    assert c10.least_differing(lambda: next(left)) is playing[1]
+    assert len(list(left)) == 4 - plays
+
+
+def test_a_link_over_which_none_stood_still_is_played_over_once_or_until_then() -> None:
+    playing = [match(played(dropped=0), played(stuck_ms=ms, dropped=0)) for ms in (900, 900, 0, 0)]
+    left = iter(playing)
+    assert c10.least_differing(lambda: next(left)) is playing[2]
+    assert c10.least_differing(lambda: next(left)) is playing[3]
+
+
 def test_games_are_not_judged_without_losses_or_without_updates() -> None:
     assert c10.judge([match(played(dropped=0), played(dropped=0))]).finding is Verdict.INVALID
     assert c10.judge([match(played(missing=range(300)), played())]).finding is Verdict.INVALID
