@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import yaml
+
 from benchmarks import common
 from benchmarks.common import ROOT, STACK, Check, Report
 from benchmarks.rivals import called, programs
@@ -61,7 +63,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def container(stack):
-    with open("images.json", "w") as file:
+    with open(IMAGES, "w") as file:
         json.dump({name: stack.host(name).container.image.id for name in ("client", "server")}, file)
     return stack.host("client").container.id
 
@@ -175,9 +177,9 @@ def _rivals(report: Report, folder: Path, images: dict[str, str]) -> dict[str, s
             text = f"PROJECT = {project!r}\n{suite}"
             ours = variables | {"COMPOSE_PROJECT_NAME": project}
             times = _times(argv, own, text, _RIVAL_ROUNDS + 1, ours)["rival"]
+            whole_s = time.perf_counter() - began
         finally:  # whatever it left of its own stack
             called([*command.find(), "-p", project, "down", "--volumes", "--timeout=0"], cwd=own, timeout_s=60)
-        whole_s = time.perf_counter() - began
         costs[name] = f"{1000 * median(times[1:]):.0f} ms in all, no impairment; its session took {whole_s:.1f} s"
     return costs
 
@@ -195,24 +197,17 @@ def _docker_compose(folder: Path) -> dict[str, str]:
 
 def _compose(images: dict[str, str]) -> dict[str, Any]:
     """The paper's stack, of images that are there."""
-    listening = {"test": ["CMD", "python3", "-IS", "listening.py"], "interval": "1s", "timeout": "5s", "retries": 30}
-    server: dict[str, Any] = {
-        "command": ["python3", "paper_server.py"],
-        "stop_signal": "SIGINT",
-        "healthcheck": listening,
-    }
-    client: dict[str, Any] = {
-        "command": ["sleep", "infinity"],
-        "init": True,
-        "depends_on": {"server": {"condition": "service_healthy"}},
-    }
-    services = {"server": server, "client": client}
-    return {"services": {name: {"image": images[name], **words} for name, words in services.items()}}
+    document: dict[str, Any] = yaml.safe_load(STACK.read_text(encoding="utf-8"))
+    for name, service in document["services"].items():
+        del service["build"]
+        service["image"] = images[name]
+    return document
 
 
 def _times(argv: list[str], folder: Path, suite: str, rounds: int, variables: dict[str, str]) -> dict[str, list[float]]:
     (folder / "conftest.py").write_text(_CONFTEST, encoding="utf-8")
-    (folder / "test_overhead.py").write_text(f"ROUNDS, PROGRAM = {rounds}, {_PROGRAM}\n{suite}", encoding="utf-8")
+    given = f"ROUNDS, PROGRAM, IMAGES = {rounds}, {_PROGRAM}, {_IMAGES!r}\n"
+    (folder / "test_overhead.py").write_text(given + suite, encoding="utf-8")
     times = folder / "times.json"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     called(argv, cwd=folder, env=environment | {_TIMES: str(times)} | variables, timeout_s=_DEADLINE_S)

@@ -45,7 +45,7 @@ def amiss(ports: Mapping[str, AttachedPort | None], kernels: KernelPool, tc: Bat
                     problems[port.name].append(f"{name} in the carried kernel is {links[name]}")
             problems[port.name] += splice.missing(port.inner, shown)
         ports_of = {tap: port for port in carried for tap in port.sides().values() if tap is not None}
-        for tap, count in untaken(ports_of, tc).items():
+        for tap, count in standing(ports_of, tc).items():
             problems[ports_of[tap].name].append(
                 f"{count} frames wait at the tap {tap}, and the carried kernel {kernel.name} takes none of them"
             )
@@ -53,7 +53,7 @@ def amiss(ports: Mapping[str, AttachedPort | None], kernels: KernelPool, tc: Bat
     return {name: {"amiss": texts, "gone": name not in names} for name, texts in problems.items()}
 
 
-def waiting(taps: Iterable[str], tc: Batch) -> dict[str, int]:
+def untaken(taps: Iterable[str], tc: Batch) -> dict[str, int]:
     """The taps with frames that their kernel has not taken yet, and how many.
 
     A tap's qdisc counts the frames that it gave to the tap, and the tap those that were read from it, or did not fit.
@@ -67,15 +67,15 @@ def waiting(taps: Iterable[str], tc: Batch) -> dict[str, int]:
     return {tap: handed[tap] - count for tap, count in taken.items() if count is not None and count < handed[tap]}
 
 
-def untaken(taps: Iterable[str], tc: Batch) -> dict[str, int]:
+def standing(taps: Iterable[str], tc: Batch) -> dict[str, int]:
     """The taps from which a kernel that runs takes no frames though there are some, and how many wait."""
     before = {tap: _taken(tap) for tap in taps}
-    standing = waiting(before, tc)
+    left = untaken(before, tc)
     deadline = time.monotonic() + TAKES_WITHIN_S
-    while standing and time.monotonic() < deadline:
+    while left and time.monotonic() < deadline:
         time.sleep(_LOOK_AGAIN_S)
-        standing = {tap: count for tap, count in standing.items() if _taken(tap) == before[tap]}
-    return standing
+        left = {tap: count for tap, count in left.items() if _taken(tap) == before[tap]}
+    return left
 
 
 def _taken(tap: str) -> int | None:

@@ -323,7 +323,7 @@ class AttachedPorts:
         """Frames on their way through a port that its carried kernel has not taken yet; 0 without one."""
         attached = self._ports.get(port)
         taps = filter(None, attached.sides().values()) if isinstance(attached, CarriedPort) else ()
-        return sum(paths.waiting(taps, self._tc.batch()).values())
+        return sum(paths.untaken(taps, self._tc.batch()).values())
 
     def dropped(self, *, ports: Sequence[str]) -> dict[str, dict[str, int]]:
         """What came to each of these ports that has no carried kernel, and was dropped; see `HostPort.counted`."""

@@ -40,13 +40,13 @@ def doubles(waits_s: Sequence[float], first_s: float) -> bool:
     """
     if first_s <= 0:
         raise ValueError(f"first_s={first_s}: a time-out is above 0")
-    late_s = _FIRST_LATE_S  # at most, of the packet that a wait begins with
+    late_s = _STAMPED_LATE_S  # at most, of the packet that a wait begins with
     for number, wait_s in enumerate(waits_s):
         due_s = first_s * 2**number
-        late_s = min(late_s + wait_s - _EARLIEST * due_s, _BUSY_S)
-        if late_s < 0 or wait_s > _LATEST * due_s + _BUSY_S:
+        if not _EARLIEST * due_s - late_s <= wait_s <= _LATEST * due_s + _BUSY_S:
             return False
+        late_s = min(max(wait_s - due_s, _STAMPED_LATE_S), _BUSY_S)
     return len(waits_s) >= 3
 
 
-_EARLIEST, _LATEST, _BUSY_S, _FIRST_LATE_S = 0.95, 1.25, 0.1, 0.03
+_EARLIEST, _LATEST, _BUSY_S, _STAMPED_LATE_S = 0.95, 1.25, 0.1, 0.03

@@ -32,13 +32,19 @@ hostname "machine$2"
 )
 REMAPPED = DOCKER.replace("dockerd", "dockerd --userns-remap=default")
 # It may set no limit above this process's, and there is no systemd.
-PODMAN = """
+_PODMANS_LIMITS = """
 printf '[containers]\\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\\n' > "$0/containers.conf"
-CONTAINERS_CONF="$0/containers.conf" podman --root "$0/data" --runroot "$0/run" --tmpdir "$0/tmp" \\
+export CONTAINERS_CONF="$0/containers.conf"
+"""
+PODMAN = (
+    _PODMANS_LIMITS
+    + """
+podman --root "$0/data" --runroot "$0/run" --tmpdir "$0/tmp" \\
     --network-config-dir "$0/networks" --cgroup-manager cgroupfs --events-backend file \\
     system service -t 0 "unix://$0/socket" &
 wait
 """
+)
 # An ordinary user of this machine alone, with subordinate ids and the way to make taps.
 _AS_A_USER = """
 mkdir -p "$0/home" /run/user/21234
@@ -62,9 +68,8 @@ wait
 )
 ROOTLESS_PODMAN = (
     _AS_A_USER
+    + _PODMANS_LIMITS
     + """
-printf '[containers]\\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\\n' > "$0/containers.conf"
-export CONTAINERS_CONF="$0/containers.conf"
 "$@" podman --cgroup-manager cgroupfs --events-backend file system service -t 0 "unix://$0/socket" &
 wait
 """

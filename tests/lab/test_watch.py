@@ -25,11 +25,12 @@ def test_watched(lab):
     await_condition(lambda: bottleneck.counters().sent_packets, lambda sent: sent >= 2, deadline_s=20)
     lab.cut("server -> client")
     lab.impair("client -> server tcp/8888", [{"delay": "5ms"}, {"at": "60min", "delay": "6ms"}])
+    before = bottleneck.counters()
     picture = seen()
     (place,) = picture["labs"][0]["bottlenecks"]
     counts = bottleneck.counters()
     assert (place["bottleneck"], place["asked"]) == ("server -> client", "rate=8mbit queue=20kB qdisc=fifo")
-    assert 2 <= place["counts"]["sent_packets"] <= counts.sent_packets
+    assert 2 <= before.sent_packets <= place["counts"]["sent_packets"] <= counts.sent_packets
     (stack,) = picture["labs"]
     assert picture["test"] == "test_watched.py::test_watched"
     assert set(stack["networks"]["lan"]) == {"client", "server"}

@@ -42,7 +42,7 @@ def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_frames_that_nobody_takes_are_counted(counters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "TAKES_WITHIN_S", 0.1)
-    assert paths.untaken(["tba", "gone", "tbb"], Tc({"tba": 7, "tbb": 10})) == {"tbb": 3}
+    assert paths.standing(["tba", "gone", "tbb"], Tc({"tba": 7, "tbb": 10})) == {"tbb": 3}
 
 
 def test_a_kernel_that_takes_one_more_goes_on(counters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,9 +54,9 @@ def test_a_kernel_that_takes_one_more_goes_on(counters: Path, monkeypatch: pytes
         return read(tap, name) + (len(looks) > 6 and name == "tx_packets")
 
     monkeypatch.setattr(devices, "statistic", taken_late)
-    assert paths.untaken(["tba"], Tc({"tba": 9})) == {}
+    assert paths.standing(["tba"], Tc({"tba": 9})) == {}
     assert len(looks) > 6, "it was looked at again"
 
 
 def test_frames_that_wait_are_counted_at_once(counters: Path) -> None:
-    assert paths.waiting(["tba", "gone", "tbb"], Tc({"tba": 7, "tbb": 10})) == {"tbb": 3}
+    assert paths.untaken(["tba", "gone", "tbb"], Tc({"tba": 7, "tbb": 10})) == {"tbb": 3}

@@ -61,3 +61,10 @@ def test_all_that_closes_it_is_named(tmp_path: Path) -> None:
 def test_where_no_setting_closes_it_or_the_kernel_has_none_it_is_something_else(tmp_path: Path) -> None:
     assert closers(tmp_path) == _NONE
     assert closers(settings(tmp_path, _OPEN)) == _NONE
+
+
+def test_the_doctor_shows_the_first_line_of_a_problem_and_no_log() -> None:
+    finding = doctor.local_finding(
+        LocalAbilities(closed="it could not be built: no network\nStep 1/9\nErr:1", remedy="")
+    )
+    assert finding.found == "it could not be built: no network"

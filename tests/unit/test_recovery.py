@@ -39,6 +39,7 @@ def test_what_doubles_and_what_does_not() -> None:
     assert doubles([0.195, 0.452, 0.860, 1.732], 0.216), "seen on a busy machine: the packet before was stamped late"
     assert doubles([0.28, 0.33, 0.80], 0.2), "the second packet was stamped 80 ms late"
     assert not doubles([0.2, 0.33, 0.87], 0.2), "the second wait is early"
+    assert not doubles([0.2, 0.4, 0.72], 0.2), "the third is, and those before were on time"
     assert not doubles([0.2, 0.4], 0.2), "two waits are no series"
     assert not doubles([], 0.2)
 

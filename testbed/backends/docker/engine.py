@@ -152,7 +152,7 @@ class Engine:
     # --- images ----------------------------------------------------------------------------------
 
     def image_labels(self, tag: str) -> dict[str, str] | None:
-        """The labels of an image, or None if there is none."""
+        """The labels of an image, or None if there is no such image."""
         return None if (image := self.image(tag)) is None else dict((image.get("Config") or {}).get("Labels") or {})
 
     def image(self, reference: str) -> Mapping[str, Any] | None:
