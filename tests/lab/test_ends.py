@@ -100,11 +100,12 @@ def test_a_request_of_this_process_is_late_by_what_is_asked_and_those_to_others_
         seen.append(took(session, lab, "api"))
         return min(seen) - before_s
 
-    # A busy machine is late now and then, and a very busy one each time.
+    # A busy machine is late now and then, and a very busy one each time. That of a carried kernel does not see what
+    # loads the machine below it.
     try:
         await_condition(added_s, lambda added: added <= _ASKED_S + _EXACT_S, deadline_s=20, every_s=0)
     except NotSeenError:
-        assert os.getloadavg()[0] > (os.cpu_count() or 1), "the machine was quiet"
+        assert lab.netem_engine == "host" or os.getloadavg()[0] > (os.cpu_count() or 1), "the machine was quiet"
         assert added_s() <= _ASKED_S + 10 * _EXACT_S
     assert min(seen) >= _ASKED_S
     assert least(session, lab, "other") < 0.02

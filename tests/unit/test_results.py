@@ -267,18 +267,6 @@ def test_without_a_test_on_a_lab_there_is_no_report(project: pytest.Pytester) ->
 
 # --- attempts ----------------------------------------------------------------------------------------
 
-FLAKY = """
-from _pytest.runner import runtestprotocol
-
-def pytest_runtest_protocol(item, nextitem):  # as re-run plugins do
-    for last in (False, True):
-        for report in runtestprotocol(item, nextitem=nextitem, log=False):
-            if report.failed and not last:
-                report.outcome = "rerun"
-            item.ihook.pytest_runtest_logreport(report=report)
-        item._initrequest()
-    return True
-"""
 TWICE = """
 def test_flaky(fake):
     print("seed", attempts)
@@ -288,8 +276,8 @@ def test_flaky(fake):
 
 @pytest.mark.parametrize("reseed", [False, True])
 def test_a_test_that_is_run_again_is_one_test_with_its_attempts(project: pytest.Pytester, reseed: bool) -> None:
-    project.makeconftest(FLAKY)
-    result = run(project, TWICE, "--testbed-seed", "5", *(["--testbed-reseed-reruns"] if reseed else []))
+    reseeding = ["--testbed-reseed-reruns"] if reseed else []
+    result = run(project, TWICE, "--testbed-seed", "5", "--reruns", "1", *reseeding)
     result.stdout.fnmatch_lines(["test_it.py::test_flaky: flaky: failed, then passed"])
     (test,) = written(project).tests
     earlier, last = test.attempts
