@@ -51,7 +51,7 @@ class Lateness:
         allowed_s = max(AT_ONCE_S, self.tolerance_s)
         if self.worst_s > allowed_s:
             return f"{self.carrier} was {_time(self.worst_s)} late, more than the allowed {_time(allowed_s)}"
-        if self.frames and self.late > exact.accepted(self.frames, LATE_RATIO)[1]:
+        if self.late and self.late > exact.accepted(self.frames, LATE_RATIO)[1]:
             return f"{self._often}: more than the allowed {units.format_ratio(LATE_RATIO)}"
         return None
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +54,16 @@ def test_a_frame_that_has_not_come_back_is_as_late_as_it_is_old() -> None:
     assert seen(on_time=50, missing_s=(0.5, 0.48)).problem is not None
     young = seen(on_time=50, missing_s=(0.002,))
     assert (young.frames, young.late) == (50, 0), "it may be on time still"
+
+
+def test_a_carrier_on_time_costs_no_import_of_numbers() -> None:
+    program = (
+        "import sys; from testbed.judge.lateness import lateness; "
+        "on_time = lateness([0.03] * 100, carrier='k', due_s=0.03, tolerance_s=0.005); "
+        "print(on_time.problem, on_time.warning, {'numpy', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["None", "None", "set()"], done.stderr
 
 
 def test_of_few_frames_a_single_late_one_is_a_warning_and_many_condemn() -> None:
