@@ -39,6 +39,9 @@ def take(config: pytest.Config) -> None:
         "testbed_controller": None,
     }
     vars(config).update(workerinput=worker_input, workeroutput={})
+    if (rerunning := config.pluginmanager.get_plugin("rerunfailures")) is not None:
+        # It would count tries at a port of the session outside, which no kernel reaches, for workers that crash.
+        rerunning.HAS_PYTEST_HANDLECRASHITEM = False
 
 
 def alone(config: pytest.Config) -> None:

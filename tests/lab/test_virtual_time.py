@@ -300,20 +300,21 @@ def test_a_kernel_that_ends_early_is_told(
     known = building.find()
     assert known is not None
     argv = [sys.executable, "-c", PYTEST, *command()[3:], "test_spins.py"]
-    with subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    printed = folder / "printed"
+    with (
+        printed.open("wb") as stdout,
+        subprocess.Popen(argv, cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True) as process,
+    ):
         try:
-            family = await_condition(
-                lambda: progress.family(process.pid),
-                lambda pids: sum(usage.processor_s for usage in pids.values()) > 3,
-                deadline_s=90,
-            )
+            await_condition(printed.read_text, lambda text: "test_spins.py" in text, deadline_s=90)
+            family = progress.family(process.pid)
             end(process, next(pid for pid in family if progress.runs(pid, known.path)))
-            stdout, stderr = process.communicate(timeout=30)
+            _, stderr = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == 2, stderr
     assert message in stderr
-    assert "test_spins.py" in stdout  # what was printed until then
+    assert "test_spins.py" in printed.read_text(), "what was printed until then"
     await_condition(
         lambda: [pid for pid in family if progress.runs(pid, known.path)], lambda left: not left, deadline_s=10
     )

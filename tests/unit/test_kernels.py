@@ -128,6 +128,14 @@ def test_output_and_junit_are_as_with_workers_of_xdist(tmp_path: Path) -> None:
     assert cases == {"test_one": [], "test_two": ["properties"], "test_three": ["failure"], "test_four": ["skipped"]}
 
 
+def test_a_test_that_is_run_again_in_a_kernel_is_told_by_the_plugin_that_did_so(tmp_path: Path) -> None:
+    suite = "tries = []\n\ndef test_it():\n    tries.append(1)\n    assert len(tries) == 2, 'at first'\n"
+    done = run(tmp_path, "-n", "2", "--reruns", "1", "-rR", suite=suite)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "RERUN test_suite.py::test_it" in done.stdout
+    assert "1 passed, 1 rerun in " in done.stdout
+
+
 def test_files_that_are_written_outside_of_folders_are_there_from_the_first_run_on(tmp_path: Path) -> None:
     suite = "from pathlib import Path\n\ndef test_it():\n    assert Path('new/junit.xml').read_text() == ''\n"
     done = run(tmp_path, "--junitxml", "new/junit.xml", suite=suite)
