@@ -10,7 +10,7 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +42,16 @@ class Spinning:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """A process: what started it, and its processor time in seconds."""
+    """A process: what started it, its processor time in seconds, and where it is."""
 
     parent: int
     processor_s: float
+    ended_s: float
+    """Processor time of those that it started, which have ended."""
+    processor: int
+    """The number of the processor that it was on last."""
+    running: bool
+    """Whether it runs, or could."""
 
 
 def address_of(name: bytes, kernel: bytes) -> int | None:
@@ -103,16 +109,27 @@ class Progress:
         return Spinning(clock_s=clock_ns / 1e9, processor_s=total_s)
 
 
-def family(parent: int) -> dict[int, Usage]:
-    """All processes below one, in order of their numbers."""
-    usages = {
-        pid: Usage(parent=int(fields[1]), processor_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
+def usages() -> dict[int, Usage]:
+    """All processes of this machine (proc(5), ``/proc/PID/stat``)."""
+    return {
+        pid: Usage(
+            parent=int(fields[1]),
+            processor_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+            ended_s=(int(fields[13]) + int(fields[14])) / _TICKS_PER_S,
+            processor=int(fields[36]),
+            running=fields[0] == "R",
+        )
         for pid, fields in _stats()
     }
+
+
+def family(parent: int, among: Mapping[int, Usage] | None = None) -> dict[int, Usage]:
+    """A process and all below it, in order of their numbers; ``among``: all processes, if they are known."""
+    among = usages() if among is None else among
     below = {parent}
-    while new := {pid for pid, usage in usages.items() if usage.parent in below} - below:
+    while new := {pid for pid, usage in among.items() if usage.parent in below} - below:
         below |= new
-    return {pid: usages[pid] for pid in sorted(below & usages.keys())}
+    return {pid: among[pid] for pid in sorted(below & among.keys())}
 
 
 def _stats() -> Iterator[tuple[int, list[str]]]:

@@ -29,6 +29,7 @@ from testbed import kernel
 from testbed.errors import EnvironmentUnfitError
 from testbed.kernel import building, bytecode
 from testbed.kernel.building import VirtualKernel
+from testbed.kernel.processor import OneProcessor
 from testbed.kernel.progress import Progress, Spinning
 from testbed.kernel.variables import EVENTS, INSIDE
 
@@ -245,6 +246,7 @@ def _watched(
             )
         )
         stack.callback(process.kill)  # and by that the kernel: it dies with its parent
+        processor = OneProcessor(process.pid)
         progress = Progress(process.pid, Path(str(machine["kernel"])), limit_s=limit_s)
         while True:
             over = process.poll() is not None
@@ -255,6 +257,7 @@ def _watched(
             if over or stop.is_set():
                 break
             spun = progress.check() or spun
+            processor.check()
             time.sleep(_POLL_S)
         log.seek(0)
         if text := log.read().decode(errors="replace").strip():

@@ -1,0 +1,63 @@
+"""One processor for a kernel and its programs.
+
+A User-Mode Linux and its programs run in turns. On two processors, each turn begins by waking the other one, which
+takes a virtual machine longer than the turn itself: on one, the same session takes half the time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from testbed.kernel.progress import Usage, family, usages
+
+_CHECK_EVERY_S = 1.0
+_ENOUGH = 0.7
+"""Share of a processor that shows that a kernel has it for itself: its clock jumps over every wait."""
+_started = itertools.count()
+
+
+def quietest(allowed: Sequence[int], others: Mapping[int, Usage], turn: int) -> int:
+    """The processor on which fewest other processes run; of equal ones the ``turn``-th."""
+    running = Counter(usage.processor for usage in others.values() if usage.running)
+    first = turn % len(allowed)
+    return min((*allowed[first:], *allowed[:first]), key=lambda processor: running[processor])
+
+
+class OneProcessor:
+    """Keeps a process and all below it on one processor; on another one if others take it from them."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent, self._turn = parent, next(_started)
+        self._allowed = sorted(os.sched_getaffinity(parent))
+        self._since, self._used_s = time.monotonic(), 0.0
+        self._processor = quietest(self._allowed, usages(), self._turn)
+        _place((parent,), self._processor)
+
+    def check(self) -> None:
+        """Choose again, if they had less than they could use since the last look."""
+        elapsed_s = time.monotonic() - self._since
+        if len(self._allowed) == 1 or elapsed_s < _CHECK_EVERY_S:
+            return
+        everyone = usages()
+        own = family(self._parent, everyone)
+        used_s = sum(usage.processor_s + usage.ended_s for usage in own.values())
+        share = (used_s - self._used_s) / elapsed_s
+        self._since, self._used_s = time.monotonic(), used_s
+        if share >= _ENOUGH:
+            return
+        others = {pid: usage for pid, usage in everyone.items() if pid not in own}
+        allowed = [self._processor, *(processor for processor in self._allowed if processor != self._processor)]
+        if (best := quietest(allowed, others, 0)) != self._processor:
+            self._processor = best
+            _place(own, best)
+
+
+def _place(pids: Sequence[int] | Mapping[int, Usage], processor: int) -> None:
+    for pid in pids:
+        with suppress(OSError):  # it has ended
+            os.sched_setaffinity(pid, {processor})
