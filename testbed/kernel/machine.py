@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import testbed.agent
 from testbed import kernel
 from testbed.errors import EnvironmentUnfitError
+from testbed.kernel.processor import OneProcessor
 
 _MEMORY = "3G"  # an upper limit: what is not used is not taken
 
@@ -50,12 +52,24 @@ def run(
         "environment": {**os.environ, "HOME": "/run", "XDG_CACHE_HOME": str(root.parent.parent)},
     }
     with (
+        os.fdopen(os.memfd_create("description"), "r+b") as description,
         os.fdopen(os.memfd_create("log"), "r+b") as log,
         os.fdopen(os.memfd_create("status"), "r+b") as status,
     ):
+        description.write(json.dumps(machine).encode())
+        description.seek(0)
         files = (log.fileno(), status.fileno())
         command = testbed.agent.command("machine", "--log", str(files[0]), "--status", str(files[1]))
-        subprocess.run(command, input=json.dumps(machine).encode(), stdout=stdout, pass_fds=files, check=False)
+        process = subprocess.Popen(command, stdin=description, stdout=stdout, pass_fds=files)
+        try:
+            processor = OneProcessor(process.pid)
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(processor.CHECK_EVERY_S)
+                processor.check()
+        finally:
+            process.kill()
+            process.wait()
         status.seek(0)
         if exit_status := status.read():
             return int(exit_status)

@@ -15,9 +15,8 @@ from contextlib import suppress
 
 from testbed.kernel.progress import Usage, family, usages
 
-_CHECK_EVERY_S = 1.0
 _ENOUGH = 0.7
-"""Share of a processor that shows that a kernel has it for itself: its clock jumps over every wait."""
+"""Share of a processor that shows that a kernel has it for itself. One that waits uses less, and may move in vain."""
 _started = itertools.count()
 
 
@@ -31,17 +30,19 @@ def quietest(allowed: Sequence[int], others: Mapping[int, Usage], turn: int) -> 
 class OneProcessor:
     """Keeps a process and all below it on one processor; on another one if others take it from them."""
 
+    CHECK_EVERY_S = 1.0
+
     def __init__(self, parent: int) -> None:
-        self._parent, self._turn = parent, next(_started)
+        self._parent = parent
         self._allowed = sorted(os.sched_getaffinity(parent))
         self._since, self._used_s = time.monotonic(), 0.0
-        self._processor = quietest(self._allowed, usages(), self._turn)
-        _place((parent,), self._processor)
+        self.processor = quietest(self._allowed, usages(), next(_started))
+        _place((parent,), self.processor)
 
     def check(self) -> None:
         """Choose again, if they had less than they could use since the last look."""
         elapsed_s = time.monotonic() - self._since
-        if len(self._allowed) == 1 or elapsed_s < _CHECK_EVERY_S:
+        if len(self._allowed) == 1 or elapsed_s < self.CHECK_EVERY_S:
             return
         everyone = usages()
         own = family(self._parent, everyone)
@@ -51,9 +52,9 @@ class OneProcessor:
         if share >= _ENOUGH:
             return
         others = {pid: usage for pid, usage in everyone.items() if pid not in own}
-        allowed = [self._processor, *(processor for processor in self._allowed if processor != self._processor)]
-        if (best := quietest(allowed, others, 0)) != self._processor:
-            self._processor = best
+        allowed = [self.processor, *(processor for processor in self._allowed if processor != self.processor)]
+        if (best := quietest(allowed, others, 0)) != self.processor:
+            self.processor = best
             _place(own, best)
 
 
