@@ -135,8 +135,8 @@ def family(parent: int, among: Mapping[int, Usage] | None = None) -> dict[int, U
 def _stats() -> Iterator[tuple[int, list[str]]]:
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
-            with suppress(OSError):
-                yield int(entry.name), Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+            with suppress(OSError), open(f"{entry.path}/stat", encoding="utf-8", errors="replace") as file:
+                yield int(entry.name), file.read().rpartition(")")[2].split()
 
 
 def runs(pid: int, program: Path) -> bool:

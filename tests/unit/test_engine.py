@@ -17,7 +17,7 @@ from testbed import ComposeLab
 from testbed.backends.choice import decide
 from testbed.backends.docker.agents import ROLES, start_ports_agent
 from testbed.backends.docker.connecting import EnginePlace, NoEngineError, NoPermissionError
-from testbed.backends.docker.engine import Engine, RefusedError, refusals_raised
+from testbed.backends.docker.engine import Engine, RefusedError, pause, refusals_raised
 from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError
 
@@ -35,6 +35,20 @@ class _Refusing(Container):
         answer = requests.Response()
         answer.status_code = self._status
         raise docker.errors.APIError("no list", response=answer, explanation=self._reason)
+
+
+class _Restless(Container):
+    """A container that the engine fails to pause at first."""
+
+    def __init__(self, *statuses: int) -> None:
+        super().__init__()
+        self.statuses = list(statuses)
+
+    def pause(self) -> None:
+        if self.statuses:
+            answer = requests.Response()
+            answer.status_code = self.statuses.pop(0)
+            raise docker.errors.APIError("unable to freeze", response=answer)
 
 
 class _Engine(Engine):
@@ -293,3 +307,17 @@ def test_an_engine_behind_ssh_names_the_extra_that_it_needs(monkeypatch: pytest.
         NoEngineError, match=r"ssh://, which needs paramiko. Install it: pip install 'pytest-testbed\[ssh\]'"
     ):
         Engine()
+
+
+# --- pausing -----------------------------------------------------------------------------------------
+
+
+def test_an_engine_that_fails_to_pause_is_asked_again_and_one_that_refuses_is_not() -> None:
+    container = _Restless(500, 500)
+    pause(container)
+    assert container.statuses == []
+    for statuses, left in (([500] * 9, 4), ([409, 500], 1)):
+        container = _Restless(*statuses)
+        with pytest.raises(docker.errors.APIError):
+            pause(container)
+        assert len(container.statuses) == left

@@ -19,6 +19,7 @@ from typing import Any
 import docker
 import docker.errors
 import requests.exceptions
+import tenacity
 import urllib3.exceptions
 from docker.models.containers import Container
 
@@ -53,6 +54,7 @@ _LISTS = (
 """When an engine can list processes: one with root, and a rootless one."""
 _STEPS = 400
 """Most steps in resolving a path, symbolic links included; path_resolution(7) follows 40 links."""
+_PAUSES = 5
 # Every start of pytest looks for an engine; to build or to pull takes longer.
 _ANSWERS_WITHIN_S, _WORKS_FOR_S = 10, 120
 
@@ -542,6 +544,17 @@ def send(source: Engine, target: Engine, names: Sequence[str]) -> None:
         lines = list(target._api.load_image(archive.iter_content(1 << 20)))  # type: ignore[no-untyped-call]  # as in load
     if errors := [str(line["error"]) for line in lines if "error" in line]:
         raise ImageBuildError(f"{target.place} does not load {', '.join(names)}: {errors[0]}")
+
+
+def pause(container: Container) -> None:
+    """Pause a container. A busy engine may give up before all of its processes stand still: it is asked again."""
+    patient = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: getattr(error, "is_server_error", bool)()),
+        stop=tenacity.stop_after_attempt(_PAUSES),
+        wait=tenacity.wait_fixed(0.1),
+        reraise=True,
+    )
+    patient(container.pause)
 
 
 def _explanation(error: docker.errors.APIError) -> str:

@@ -18,7 +18,7 @@ from testbed import reading
 from testbed.backends import onlyone
 from testbed.backends.docker import images, turn
 from testbed.backends.docker.agents import Agents
-from testbed.backends.docker.engine import RUN_LABEL, Engine, refusals_raised
+from testbed.backends.docker.engine import RUN_LABEL, Engine, pause, refusals_raised
 from testbed.backends.docker.healthchecks import HealthChecks
 from testbed.backends.docker.hosts import ComposeHost
 from testbed.backends.docker.programs import ComposeProgram
@@ -318,7 +318,7 @@ class ComposeLab(StackLab[ComposeHost]):
             if isinstance(program, ComposeProgram) and program.host == host:
                 program.await_begun()
         with self.engine.requesting("pause", self._hosts[host].container):
-            self._hosts[host].container.pause()
+            pause(self._hosts[host].container)
 
     def thaw(self, host: str) -> None:
         """Have a paused container go on."""
