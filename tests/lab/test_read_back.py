@@ -126,10 +126,12 @@ def test_a_flow_as_fast_as_the_machine_can_leaves_the_kernel_time_to_answer(stac
     link.impair(delay="1ms")
     server.start(["python3", "-c", _TAKE], ready="ready")
     flow = stack.host("client").start(["python3", "-c", _POUR, server.addresses()[0]])
-    before = link.counters().sent_packets
-    for number in range(300):  # each of them would take 5 s and fail
-        link.impair(delay=f"{1 + number % 3}ms")
-    assert link.counters().sent_packets > before + 1000, "it flowed meanwhile"
-    assert not flow.ended
-    flow.stop("SIGKILL")
-    link.heal()
+    try:
+        before = link.counters().sent_packets
+        for number in range(300):  # each of them would take 5 s and fail
+            link.impair(delay=f"{1 + number % 3}ms")
+        assert link.counters().sent_packets > before + 1000, "it flowed meanwhile"
+        assert not flow.ended
+    finally:  # the next tests share the stack
+        flow.stop("SIGKILL")
+        link.heal()
