@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -280,6 +280,11 @@ def as_one_test(lab: Lab) -> Iterator[Lab]:
     lab.lifecycle.begin(None)
     yield lab
     lab.lifecycle.end()
+
+
+def of_links(warnings: Sequence[str]) -> list[str]:
+    """Warnings, without those of a busy machine: a carrier was late, or packets waited before it."""
+    return [warning for warning in warnings if " late" not in warning and "waited in the queue" not in warning]
 
 
 @pytest.fixture(scope="module")
