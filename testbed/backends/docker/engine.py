@@ -19,7 +19,6 @@ from typing import Any
 import docker
 import docker.errors
 import requests.exceptions
-import tenacity
 import urllib3.exceptions
 from docker.models.containers import Container
 
@@ -548,13 +547,14 @@ def send(source: Engine, target: Engine, names: Sequence[str]) -> None:
 
 def pause(container: Container) -> None:
     """Pause a container. A busy engine may give up before all of its processes stand still: it is asked again."""
-    patient = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: getattr(error, "is_server_error", bool)()),
-        stop=tenacity.stop_after_attempt(_PAUSES),
-        wait=tenacity.wait_fixed(0.1),
-        reraise=True,
-    )
-    patient(container.pause)
+    for left in reversed(range(_PAUSES)):
+        try:
+            container.pause()
+        except docker.errors.APIError as error:
+            if not left or not error.is_server_error():
+                raise
+        else:
+            return
 
 
 def _explanation(error: docker.errors.APIError) -> str:
