@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 pytest_plugins = ["pytester"]
-_SECOND_TRIES = 5
+_SECOND_TRIES = 3
 """The most tests of a run that may fail at first: more are no accident."""
 
 

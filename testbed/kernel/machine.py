@@ -18,6 +18,7 @@ import testbed.agent
 from testbed import kernel
 from testbed.errors import EnvironmentUnfitError
 from testbed.kernel.processor import OneProcessor
+from testbed.kernel.progress import LOOK_EVERY_S, usages
 
 _MEMORY = "3G"  # an upper limit: what is not used is not taken
 
@@ -65,8 +66,8 @@ def run(
             processor = OneProcessor(process.pid)
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(processor.CHECK_EVERY_S)
-                processor.check()
+                    process.wait(LOOK_EVERY_S)
+                processor.check(usages())
         finally:
             process.kill()
             process.wait()

@@ -1,7 +1,7 @@
 """One processor for a kernel and its programs.
 
 A User-Mode Linux and its programs run in turns. On two processors, each turn begins by waking the other one, which
-takes a virtual machine longer than the turn itself: on one, the same session takes half the time.
+takes a virtual machine longer than the turn itself, unless other work keeps that processor awake.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from testbed.kernel.progress import Usage, family, usages
@@ -30,8 +30,6 @@ def quietest(allowed: Sequence[int], others: Mapping[int, Usage], turn: int) -> 
 class OneProcessor:
     """Keeps a process and all below it on one processor; on another one if others take it from them."""
 
-    CHECK_EVERY_S = 1.0
-
     def __init__(self, parent: int) -> None:
         self._parent = parent
         self._allowed = sorted(os.sched_getaffinity(parent))
@@ -39,26 +37,25 @@ class OneProcessor:
         self.processor = quietest(self._allowed, usages(), next(_started))
         _place((parent,), self.processor)
 
-    def check(self) -> None:
-        """Choose again, if they had less than they could use since the last look."""
-        elapsed_s = time.monotonic() - self._since
-        if len(self._allowed) == 1 or elapsed_s < self.CHECK_EVERY_S:
-            return
-        everyone = usages()
+    def check(self, everyone: Mapping[int, Usage]) -> None:
+        """Choose again, if they had less than they could use since the last look.
+
+        ``everyone``: all processes, as they are now.
+        """
         own = family(self._parent, everyone)
-        used_s = sum(usage.processor_s + usage.ended_s for usage in own.values())
-        share = (used_s - self._used_s) / elapsed_s
-        self._since, self._used_s = time.monotonic(), used_s
+        now, used_s = time.monotonic(), sum(usage.processor_s + usage.ended_s for usage in own.values())
+        share = (used_s - self._used_s) / (now - self._since)
+        self._since, self._used_s = now, used_s
         if share >= _ENOUGH:
             return
         others = {pid: usage for pid, usage in everyone.items() if pid not in own}
-        allowed = [self.processor, *(processor for processor in self._allowed if processor != self.processor)]
-        if (best := quietest(allowed, others, 0)) != self.processor:
+        best = quietest(self._allowed, others, self._allowed.index(self.processor))
+        if best != self.processor:
             self.processor = best
             _place(own, best)
 
 
-def _place(pids: Sequence[int] | Mapping[int, Usage], processor: int) -> None:
+def _place(pids: Iterable[int], processor: int) -> None:
     for pid in pids:
         with suppress(OSError):  # it has ended
             os.sched_setaffinity(pid, {processor})

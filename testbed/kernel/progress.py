@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import struct
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _VARIABLE = b"time_travel_time"
-_CHECK_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0
+"""How often to look at all processes."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -80,17 +80,14 @@ class Progress:
         """``limit_s``: processor time that may be burnt while the clock stands still."""
         self._parent, self._file, self._limit_s = parent, kernel, limit_s
         self._address = address_of(_VARIABLE, kernel.read_bytes())
-        self._next = time.monotonic() + _CHECK_EVERY_S
         self._clock_ns: int | None = None
         self._since: dict[int, Usage] = {}
 
-    def check(self) -> Spinning | None:
-        """End the program that spins, if one does by now."""
-        now = time.monotonic()
-        if self._address is None or now < self._next:
+    def check(self, everyone: Mapping[int, Usage]) -> Spinning | None:
+        """End the program that spins, if one does by now; ``everyone``: all processes, as they are now."""
+        if self._address is None:
             return None
-        self._next = now + _CHECK_EVERY_S
-        processes = family(self._parent)
+        processes = family(self._parent, everyone)
         kernel = next((pid for pid in processes if runs(pid, self._file)), None)
         clock_ns = None if kernel is None else _read(kernel, self._address)
         if clock_ns is None or clock_ns != self._clock_ns:
@@ -123,13 +120,12 @@ def usages() -> dict[int, Usage]:
     }
 
 
-def family(parent: int, among: Mapping[int, Usage] | None = None) -> dict[int, Usage]:
-    """A process and all below it, in order of their numbers; ``among``: all processes, if they are known."""
-    among = usages() if among is None else among
+def family(parent: int, everyone: Mapping[int, Usage]) -> dict[int, Usage]:
+    """Of all processes one and those below it, in order of their numbers."""
     below = {parent}
-    while new := {pid for pid, usage in among.items() if usage.parent in below} - below:
+    while new := {pid for pid, usage in everyone.items() if usage.parent in below} - below:
         below |= new
-    return {pid: among[pid] for pid in sorted(below & among.keys())}
+    return {pid: everyone[pid] for pid in sorted(below & everyone.keys())}
 
 
 def _stats() -> Iterator[tuple[int, list[str]]]:

@@ -30,7 +30,7 @@ from testbed.errors import EnvironmentUnfitError
 from testbed.kernel import building, bytecode
 from testbed.kernel.building import VirtualKernel
 from testbed.kernel.processor import OneProcessor
-from testbed.kernel.progress import Progress, Spinning
+from testbed.kernel.progress import LOOK_EVERY_S, Progress, Spinning, usages
 from testbed.kernel.variables import EVENTS, INSIDE
 
 _MEMORY = "3G"  # an upper limit: what is not used is not taken
@@ -248,6 +248,7 @@ def _watched(
         stack.callback(process.kill)  # and by that the kernel: it dies with its parent
         processor = OneProcessor(process.pid)
         progress = Progress(process.pid, Path(str(machine["kernel"])), limit_s=limit_s)
+        look_at = time.monotonic() + LOOK_EVERY_S
         while True:
             over = process.poll() is not None
             for source, target in sources:
@@ -256,8 +257,11 @@ def _watched(
                     target.flush()
             if over or stop.is_set():
                 break
-            spun = progress.check() or spun
-            processor.check()
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + LOOK_EVERY_S
+                everyone = usages()
+                spun = progress.check(everyone) or spun
+                processor.check(everyone)
             time.sleep(_POLL_S)
         log.seek(0)
         if text := log.read().decode(errors="replace").strip():

@@ -199,14 +199,17 @@ def test_probes_see_what_was_asked_in_both_directions(lab: Lab) -> None:
     ids=str,
 )
 def test_every_word_that_probes_can_judge_holds(lab: Lab, words: dict[str, Any]) -> None:
-    def holding() -> int:
+    def judged() -> bool:
         lab.impair("client -> server", prove=True, **words)
         (checks,) = lab.ledger.probed.values()
         assert {check.verdict for check in checks} <= {Verdict.HOLDS, Verdict.SHOWN}
-        return [check.verdict for check in checks].count(Verdict.HOLDS)
+        if any("too short to tell" in check.how for check in checks):
+            return False
+        assert len([check for check in checks if check.verdict == Verdict.HOLDS]) >= 2
+        return True
 
-    # Where a busy machine delays the probes of the clean path for as long as the link does, no more is shown.
-    await_condition(holding, lambda fields: fields >= 2, deadline_s=100, every_s=0)
+    # A busy machine may delay the probes of the clean path for as long as the link does.
+    await_condition(judged, bool, deadline_s=100, every_s=0)
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def test_a_kernel_that_ends_early_is_told(
     ):
         try:
             await_condition(printed.read_text, lambda text: "test_spins.py" in text, deadline_s=90)
-            family = progress.family(process.pid)
+            family = progress.family(process.pid, progress.usages())
             (processors,) = {frozenset(os.sched_getaffinity(pid)) for pid in family if pid != process.pid}
             assert len(processors) == 1
             end(process, next(pid for pid in family if progress.runs(pid, known.path)))

@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.kernel import processor
 from testbed.kernel.processor import OneProcessor, quietest
-from testbed.kernel.progress import Usage, family
+from testbed.kernel.progress import Usage, family, usages
 from testbed.lab.waiting import await_condition
 
 _PARENT = "import subprocess, sys; sys.stdin.read(1); subprocess.run([sys.executable, '-c', 'input()'])"
@@ -51,39 +51,36 @@ def parent() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this machine has one processor")
 def test_a_family_is_on_one_processor_and_moves_as_a_whole_from_one_that_others_use(
-    parent: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    parent: subprocess.Popen[bytes],
 ) -> None:
     one = OneProcessor(parent.pid)
     assert parent.stdin is not None
     parent.stdin.write(b"x")
     parent.stdin.flush()
-    own = await_condition(lambda: family(parent.pid), lambda pids: len(pids) == 2, deadline_s=30)
+    own = await_condition(lambda: family(parent.pid, usages()), lambda pids: len(pids) == 2, deadline_s=30)
+    own = {pid: replace(usage, processor_s=0.0, ended_s=0.0) for pid, usage in own.items()}
 
     def places() -> list[set[int]]:
         return [os.sched_getaffinity(pid) for pid in own]
 
     before = one.processor
     assert places() == [{before}, {before}]
-    monkeypatch.setattr(OneProcessor, "CHECK_EVERY_S", 0.0)
     crowd = {10**9: process(on=before)}
-    monkeypatch.setattr(processor, "usages", lambda: {**crowd, **own})
-    one.check()
+    one.check({**crowd, **own})
     assert one.processor != before
     assert places() == [{one.processor}, {one.processor}]
     after = one.processor
-    one.check()
+    one.check({**crowd, **own})
     assert one.processor == after, "nobody else is there"
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this machine has one processor")
 def test_a_family_that_has_its_processor_for_itself_stays(
-    parent: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    parent: subprocess.Popen[bytes],
 ) -> None:
     one = OneProcessor(parent.pid)
     crowd = {10**9: process(on=one.processor)}
     busy = {parent.pid: process(parent=os.getpid(), on=one.processor, used_s=10**6)}
-    monkeypatch.setattr(OneProcessor, "CHECK_EVERY_S", 0.0)
-    monkeypatch.setattr(processor, "usages", lambda: {**crowd, **busy})
     before = one.processor
-    one.check()
+    one.check({**crowd, **busy})
     assert one.processor == before

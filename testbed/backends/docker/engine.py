@@ -54,6 +54,7 @@ _LISTS = (
 _STEPS = 400
 """Most steps in resolving a path, symbolic links included; path_resolution(7) follows 40 links."""
 _PAUSES = 5
+"""How often at most a busy engine is to pause a container."""
 # Every start of pytest looks for an engine; to build or to pull takes longer.
 _ANSWERS_WITHIN_S, _WORKS_FOR_S = 10, 120
 
