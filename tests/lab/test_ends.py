@@ -262,7 +262,12 @@ def test_a_cut_that_rejects_is_answered_at_once_and_leaves_others(
 def test_the_steps_of_a_timeline(lab: Lab, session: requests.Session) -> None:
     lab.impair("localhost <-> api", [{"delay": "5ms"}, {"at": "200ms", "delay": "30ms"}])
     await_condition(lambda: took(session, lab, "api"), lambda seen_s: seen_s >= 0.06, deadline_s=10)
-    assert all([step.complaint for step in lab.link(link).steps()] == [None] * 2 for link in _BOTH)
+
+    def complaints() -> list[list[str | None]]:
+        return [[step.complaint for step in lab.link(link).steps()] for link in _BOTH]
+
+    # A busy machine alone may have made the request so late before the second step.
+    assert await_condition(complaints, lambda links: min(map(len, links)) == 2, deadline_s=10) == [[None] * 2] * 2
     lab.verifier.verify()
 
 
